@@ -1,0 +1,125 @@
+"""Boxes and grids of boxes: half-open, in voxels, integers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+
+@dataclass(frozen=True)
+class Box:
+    """A half-open box ``[start, stop)`` in voxels, one entry per axis."""
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @classmethod
+    def of_shape(cls, shape: Sequence[int]) -> Box:
+        """The box from the origin to ``shape``."""
+        return cls((0,) * len(shape), tuple(shape))
+
+    @classmethod
+    def of_slices(cls, slices: Sequence[slice]) -> Box:
+        """The box of slices that have a start and a stop."""
+        return cls(tuple(int(s.start) for s in slices), tuple(int(s.stop) for s in slices))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Voxels in the box."""
+        return prod(max(0, n) for n in self.shape)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+    def __and__(self, other: Box) -> Box:
+        """The intersection; of size 0 where the boxes do not meet."""
+        start = tuple(map(max, self.start, other.start))
+        return Box(start, tuple(map(max, start, map(min, self.stop, other.stop))))
+
+    def relative_to(self, origin: Sequence[int]) -> Box:
+        """The same box, seen from ``origin``."""
+        return Box(
+            tuple(a - o for a, o in zip(self.start, origin, strict=True)),
+            tuple(b - o for b, o in zip(self.stop, origin, strict=True)),
+        )
+
+    def __str__(self) -> str:
+        return "[" + ", ".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True)) + "]"
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """Disjoint blocks that cover a volume: what tasks write.
+
+    ::
+
+        axis     0        b        2b       3b   n
+                 |--------|--------|--------|----|      regular, the last block shorter
+                 |--------|--------|-------------|      a tail thinner than ``thinnest`` joins its neighbour
+    """
+
+    sizes: tuple[tuple[int, ...], ...]
+    """Block sizes along each axis, in voxels: dask's ``chunks``."""
+
+    @classmethod
+    def regular(cls, shape: Sequence[int], block: Sequence[int], thinnest: Sequence[int] | None = None) -> BlockGrid:
+        """Blocks of one shape from the origin; a last block below ``thinnest`` is joined to the one before it."""
+        sizes = []
+        for n, b, t in zip(shape, block, thinnest or (1,) * len(shape), strict=True):
+            axis = [b] * (n // b) + ([n % b] if n % b else [])
+            while len(axis) > 1 and axis[-1] < t:
+                tail = axis.pop()
+                axis[-1] += tail
+            sizes.append(tuple(axis))
+        return cls(tuple(sizes))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return tuple(sum(axis) for axis in self.sizes)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Blocks per axis."""
+        return tuple(len(axis) for axis in self.sizes)
+
+    def __len__(self) -> int:
+        return prod(self.counts)
+
+    def cuts(self, axis: int) -> tuple[int, ...]:
+        """Starts of the blocks along an axis, and its end."""
+        edges = [0]
+        for n in self.sizes[axis]:
+            edges.append(edges[-1] + n)
+        return tuple(edges)
+
+    def box(self, index: Sequence[int]) -> Box:
+        """The box of the block at a grid index."""
+        start = tuple(sum(axis[:i]) for axis, i in zip(self.sizes, index, strict=True))
+        return Box(start, tuple(a + axis[i] for a, axis, i in zip(start, self.sizes, index, strict=True)))
+
+    def indices(self) -> Iterator[tuple[int, ...]]:
+        """Grid indices, the last axis fastest."""
+        return product(*(range(n) for n in self.counts))
+
+    def unravel(self, position: int) -> tuple[int, ...]:
+        """The grid index of the ``position``-th block, the last axis fastest."""
+        index = []
+        for n in reversed(self.counts):
+            position, i = divmod(position, n)
+            index.append(i)
+        return tuple(reversed(index))
+
+    def ravel(self, index: Sequence[int]) -> int:
+        """Inverse of `unravel`."""
+        position = 0
+        for i, n in zip(index, self.counts, strict=True):
+            position = position * n + i
+        return position

@@ -1,0 +1,231 @@
+"""The patch lattice: where every patch of a volume lies, decided from the volume alone, never from a block.
+
+Exact: zones tile the output from its origin, and each comes from one patch::
+
+    anchor    0        S        2S       3S      N
+    zones     |---0----|---1----|---2----|--3----|
+    patch 0   |===========|                            flush with the low border
+    patch 2          |===============|                 [2S - L, 3S + H), T = S + L + H
+    patch 3                      |===============|     flush with the high border
+
+Blended: patches start every ``patch - overlap`` voxels, the last one flush with the end; an output voxel is the
+weighted mean of all patches that contain it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import product
+from math import ceil, prod
+
+from chunkinfer.errors import PlanError
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.geometry.contract import AxisContract
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of ``multiple`` that is not below ``value``."""
+    return -(-value // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class AxisLattice:
+    """The patches along one axis."""
+
+    contract: AxisContract
+    size: int
+    """Input voxels of the volume."""
+    padded: int
+    """Input voxels after far padding to a size that the network takes."""
+    patch: int
+    """Input voxels that the network sees."""
+    step: int
+    """Input voxels from one patch to the next: the clean zone (exact) or the stride (blended)."""
+    starts: tuple[int, ...]
+    """Input voxel at which each patch starts."""
+    exact: bool
+
+    @property
+    def stride(self) -> Fraction:
+        """Input voxels per output voxel."""
+        return self.contract.stride
+
+    @cached_property
+    def output(self) -> int:
+        """Output voxels of the volume."""
+        return self.contract.output_size(self.size)
+
+    @cached_property
+    def patch_output(self) -> int:
+        """Output voxels of one patch."""
+        return self.contract.output_size(self.patch)
+
+    @cached_property
+    def zone(self) -> int:
+        """Output voxels from one patch to the next."""
+        return int(self.step / self.stride)
+
+    def origin(self, k: int) -> int:
+        """The volume's output voxel at which the output of patch ``k`` starts."""
+        return int(self.starts[k] / self.stride)
+
+    def owned(self, k: int) -> tuple[int, int]:
+        """The output voxels to which patch ``k`` contributes, half-open."""
+        if self.exact:
+            return k * self.zone, min((k + 1) * self.zone, self.output)
+        return self.origin(k), min(self.origin(k) + self.patch_output, self.output)
+
+    def touching(self, low: int, high: int) -> range:
+        """The patches that contribute to the output voxels ``[low, high)``."""
+        if self.exact:
+            return range(low // self.zone, -(-high // self.zone))
+        first = bisect_right(self.starts, (low - self.patch_output) * self.stride)
+        return range(first, bisect_left(self.starts, high * self.stride))
+
+    def seen(self, low: int, high: int) -> tuple[int, int]:
+        """The input voxels, half-open and inside the volume, that the output ``[low, high)`` is computed from."""
+        patches = self.touching(low, high)
+        return self.starts[patches[0]], min(self.starts[patches[-1]] + self.patch, self.size)
+
+
+def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "") -> AxisLattice:
+    """Patches whose clean zones tile the axis.
+
+    Parameters
+    ----------
+    contract
+        How the network maps the axis.
+    size, patch
+        Input voxels of the volume and of a patch. A volume that fits in one patch gets one patch of its own size.
+
+    Raises
+    ------
+    PlanError
+        The patch is no size that the network takes, or leaves no clean zone.
+    """
+    padded = contract.accepted_at_least(size)
+    if padded <= patch:
+        step = round_up(max(padded, 1), contract.period)
+        return AxisLattice(contract, size, padded, padded, step, (0,), exact=True)
+    if not contract.accepts(patch) or (padded - patch) % contract.period:
+        near = patch
+        while not contract.accepts(near) or (padded - near) % contract.period:
+            near += 1
+        raise PlanError(
+            f"A patch of {patch} voxels on axis {axis} is not a size that this network takes on {size} voxels.",
+            f"It takes sizes that are {' or '.join(map(str, contract.residues))} modulo {contract.period}, "
+            f"from {contract.smallest} on.",
+            [f"take {near} on this axis", "leave patch= out: the plan chooses one that fits"],
+        )
+    low = round_up(contract.low, contract.period)
+    step = (patch - low - contract.high) // contract.period * contract.period
+    if step <= 0:
+        least = contract.accepted_at_least(low + contract.high + contract.period)
+        raise PlanError(
+            f"A patch of {patch} voxels on axis {axis} leaves no clean zone: the network reads {contract.low} voxels "
+            f"below and {contract.high} above each output block.",
+            "An exact patch must be larger than its context.",
+            [f"take at least {least} on this axis", f"blend patches of this size instead: overlap={patch // 4}"],
+        )
+    zones = ceil(Fraction(contract.output_size(size)) * contract.stride / step)
+    starts = tuple(min(max(k * step - low, 0), padded - patch) for k in range(zones))
+    return AxisLattice(contract, size, padded, patch, step, starts, exact=True)
+
+
+def blended_axis(contract: AxisContract, size: int, patch: int, overlap: int, axis: str = "") -> AxisLattice:
+    """Patches that overlap, on a lattice that starts at the volume's origin.
+
+    Parameters
+    ----------
+    contract
+        How the network maps the axis; context and period may be unknown, stride and crop are needed.
+    size, patch, overlap
+        Input voxels. A volume smaller than the patch is far-padded to it.
+
+    Raises
+    ------
+    PlanError
+        Overlap and patch leave no stride, gaps, or positions that are no whole output voxel.
+    """
+    grain = contract.stride.numerator
+    if not contract.accepts(patch):
+        raise PlanError(
+            f"A patch of {patch} voxels on axis {axis} is not a size that this network takes.",
+            f"It takes sizes that are {' or '.join(map(str, contract.residues))} modulo {contract.period}, "
+            f"from {contract.smallest} on.",
+            [f"take {contract.accepted_at_least(patch)} on this axis", "leave patch= out"],
+        )
+    lost = sum(contract.crop)
+    if not 0 <= overlap < patch or overlap < lost:
+        least = max(lost, 0)
+        raise PlanError(
+            f"An overlap of {overlap} voxels does not fit a patch of {patch} on axis {axis}.",
+            f"It must lie between {least}{' (what the network crops)' if least else ''} and {patch - 1}.",
+            [f"take overlap={least + (patch - least) // 4} on this axis", "leave overlap= out for exact tiling"],
+        )
+    step = patch - overlap
+    if step % grain:
+        raise PlanError(
+            f"A stride (patch - overlap) of {step} voxels on axis {axis} is not a whole number of output voxels.",
+            f"One output voxel of this network spans {contract.stride} input voxels.",
+            [f"take overlap={overlap + step % grain} on this axis", f"take patch={patch + -step % grain}"],
+        )
+    padded = patch if size <= patch else patch + round_up(size - patch, grain)
+    starts = (*range(0, padded - patch, step), padded - patch)
+    return AxisLattice(contract, size, padded, patch, step, starts, exact=False)
+
+
+@dataclass(frozen=True)
+class PatchLattice:
+    """The positions of all patches of a volume: the product of its axes."""
+
+    axes: tuple[AxisLattice, ...]
+
+    @property
+    def exact(self) -> bool:
+        return self.axes[0].exact
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Input voxels that the network sees."""
+        return tuple(a.patch for a in self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Input voxels of the volume."""
+        return tuple(a.size for a in self.axes)
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Output voxels of the volume."""
+        return tuple(a.output for a in self.axes)
+
+    def __len__(self) -> int:
+        return prod(len(a.starts) for a in self.axes)
+
+    def touching(self, out: Box) -> Iterator[tuple[int, ...]]:
+        """Indices of the patches that contribute to an output box, the last axis fastest."""
+        return product(*(a.touching(lo, hi) for a, lo, hi in zip(self.axes, out.start, out.stop, strict=True)))
+
+    def seen(self, out: Box) -> Box:
+        """The input box, inside the volume, that an output box is computed from: the block with its halo."""
+        spans = [a.seen(lo, hi) for a, lo, hi in zip(self.axes, out.start, out.stop, strict=True)]
+        return Box(tuple(lo for lo, _ in spans), tuple(hi for _, hi in spans))
+
+    def patch_box(self, index: Sequence[int]) -> Box:
+        """The input box of a patch; reaches beyond the volume where that is far-padded."""
+        start = tuple(a.starts[k] for a, k in zip(self.axes, index, strict=True))
+        return Box(start, tuple(s + a.patch for s, a in zip(start, self.axes, strict=True)))
+
+    def owned_box(self, index: Sequence[int]) -> Box:
+        """The output box to which a patch contributes."""
+        spans = [a.owned(k) for a, k in zip(self.axes, index, strict=True)]
+        return Box(tuple(lo for lo, _ in spans), tuple(hi for _, hi in spans))
+
+    def origin(self, index: Sequence[int]) -> tuple[int, ...]:
+        """The volume's output voxel at which a patch's output starts."""
+        return tuple(a.origin(k) for a, k in zip(self.axes, index, strict=True))

@@ -1,0 +1,101 @@
+"""From stored values to what the network was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from chunkinfer.errors import PlanError, VolumeError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``(value - offset) / scale``, in the network's own floating-point type."""
+
+    offset: float = 0.0
+    scale: float = 1.0
+
+
+Normalize = Affine | Callable[[Array], Array]
+
+
+def resolve_normalize(normalize: object, dtype: DTypeLike) -> Normalize:
+    """The one form of ``normalize=``.
+
+    Parameters
+    ----------
+    normalize
+        None, a pair ``(offset, scale)``, or a callable ``array -> array`` that works voxel by voxel.
+    dtype
+        Of the volume. With None, floating-point values are taken as they are and uint8 is scaled to [0, 1].
+
+    Raises
+    ------
+    VolumeError
+        The volume holds other integers and nothing says how to scale them.
+    PlanError
+        ``normalize`` has another form, a scale of zero, or is a callable that looks at more than one voxel.
+    """
+    dtype = np.dtype(dtype)
+    if normalize is None:
+        if dtype == np.uint8:
+            return Affine(0.0, 255.0)
+        if dtype.kind == "f":
+            return Affine()
+        if dtype.kind not in "iub":
+            raise VolumeError(
+                f"A volume of dtype {dtype} is no image.",
+                "Networks take integer or floating-point voxels.",
+                ["convert it: volume.astype('float32')", "choose another array"],
+            )
+        top = 1 if dtype.kind == "b" else np.iinfo(dtype).max
+        raise VolumeError(
+            f"The volume's dtype is {dtype}, and nothing says how to scale it for the network.",
+            "Only uint8 has a scaling that everybody means (to [0, 1]); others depend on the microscope.",
+            [
+                f"normalize=(0, {top}) gives value / {top}: normalize=(offset, scale) is (value - offset) / scale",
+                "normalize=lambda array: (array - 1000.0) / 500.0, any function of single voxels",
+            ],
+        )
+    if callable(normalize):
+        _check_voxelwise(normalize, dtype)
+        return normalize
+    try:
+        offset, scale = (float(v) for v in normalize)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise PlanError(
+            f"normalize={normalize!r} is neither a pair of numbers nor a callable.",
+            "",
+            ["normalize=(offset, scale) gives (value - offset) / scale", "normalize=lambda array: array / 4095.0"],
+        ) from None
+    if not scale or not np.isfinite([offset, scale]).all():
+        raise PlanError(
+            f"normalize={normalize!r} does not give finite values.",
+            "It means (value - offset) / scale.",
+            ["normalize=(0, 255) divides by 255", "normalize=(mean, standard_deviation)"],
+        )
+    return Affine(offset, scale)
+
+
+def _check_voxelwise(normalize: Callable[[Array], Array], dtype: np.dtype[Any]) -> None:
+    """Refuse a callable whose result depends on how the volume was cut, such as a z-score of each patch."""
+    rng = np.random.default_rng(0)
+    sample = rng.random((1, 4, 5, 6)) if dtype.kind == "f" else rng.integers(0, 100, (1, 4, 5, 6))
+    sample = sample.astype(dtype)
+    whole, part = np.asarray(normalize(sample.copy())), np.asarray(normalize(sample[..., 1:3, 2:].copy()))
+    if whole.shape != sample.shape or not np.array_equal(whole[..., 1:3, 2:], part, equal_nan=True):
+        raise PlanError(
+            "normalize= gives a voxel another value when the array around it is cut differently.",
+            "Usually it computes a mean, a minimum or a percentile of the patch it is given, which makes seams.",
+            [
+                "take the numbers from the volume once: m, s = float(volume.mean()), float(volume.std()); "
+                "normalize=(m, s)",
+                "use a function of single voxels: normalize=lambda array: array / 4095.0",
+            ],
+        )
