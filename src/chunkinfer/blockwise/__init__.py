@@ -1,0 +1,29 @@
+"""All that knows dask: haloed reads, halo exchange, windows, placement, the ledger."""
+
+from chunkinfer.blockwise.haloed import Network, infer_exchanging, infer_reading
+from chunkinfer.blockwise.ledger import Ledger
+from chunkinfer.blockwise.payload import Payload, payloads_of
+from chunkinfer.blockwise.placement import client_for
+from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of
+from chunkinfer.blockwise.runner import Outcome, Windows
+from chunkinfer.blockwise.storing import Store, copy_blocks, store_blocks
+
+__all__ = [
+    "Ledger",
+    "Network",
+    "Outcome",
+    "Payload",
+    "Reader",
+    "Store",
+    "Windows",
+    "check_reads",
+    "client_for",
+    "copy_blocks",
+    "infer_exchanging",
+    "infer_reading",
+    "lazy_source",
+    "must_exchange",
+    "origin_of",
+    "payloads_of",
+    "store_blocks",
+]

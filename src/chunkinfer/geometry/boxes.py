@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
+from itertools import accumulate, product
 from math import prod
 
 
@@ -93,17 +94,17 @@ class BlockGrid:
     def __len__(self) -> int:
         return prod(self.counts)
 
-    def cuts(self, axis: int) -> tuple[int, ...]:
-        """Starts of the blocks along an axis, and its end."""
-        edges = [0]
-        for n in self.sizes[axis]:
-            edges.append(edges[-1] + n)
-        return tuple(edges)
+    @cached_property
+    def edges(self) -> tuple[tuple[int, ...], ...]:
+        """Starts of the blocks along each axis, and its end."""
+        return tuple(tuple(accumulate(axis, initial=0)) for axis in self.sizes)
 
     def box(self, index: Sequence[int]) -> Box:
         """The box of the block at a grid index."""
-        start = tuple(sum(axis[:i]) for axis, i in zip(self.sizes, index, strict=True))
-        return Box(start, tuple(a + axis[i] for a, axis, i in zip(start, self.sizes, index, strict=True)))
+        return Box(
+            tuple(e[i] for e, i in zip(self.edges, index, strict=True)),
+            tuple(e[i + 1] for e, i in zip(self.edges, index, strict=True)),
+        )
 
     def indices(self) -> Iterator[tuple[int, ...]]:
         """Grid indices, the last axis fastest."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from chunkinfer.errors import DeviceError
 
-_guards: dict[str, threading.BoundedSemaphore] = {}
+_places: dict[tuple[str, int], threading.BoundedSemaphore] = {}
 _lock = threading.Lock()
 
 
@@ -52,13 +50,11 @@ def require_device(device: str) -> None:
         )
 
 
-@contextmanager
-def device_guard(device: str, kernels: int) -> Iterator[None]:
-    """Hold one of ``kernels`` places on this process's device: others wait, whatever the worker's threads."""
+def device_places(device: str, kernels: int) -> threading.BoundedSemaphore:
+    """The places on this process's device: whoever holds one of ``kernels`` may run, others wait, whatever the threads
+    of the worker."""
     with _lock:
-        guard = _guards.setdefault(f"{device}:{kernels}", threading.BoundedSemaphore(kernels))
-    with guard:
-        yield
+        return _places.setdefault((device, kernels), threading.BoundedSemaphore(kernels))
 
 
 def set_threads(threads: int) -> None:

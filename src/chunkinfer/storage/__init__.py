@@ -1,0 +1,33 @@
+"""The storage room: what an array at a URL is.
+
+======================  ==================================================================================
+module                  purpose
+======================  ==================================================================================
+source, destination     a stored array as a small value; the same, writable in whole units
+opening, creating       from a URL to a source; from a request to a destination
+nodes, erasing          what lies at a place; making room for an output
+zarr, ome, precomputed  the metadata of one format each; npy is read only
+morton, shards          shards of precomputed volumes: which box, and reading and writing below the driver
+axes, placement         names and order of axes; voxel size, unit and offset
+urls, store, failures   places; handles opened once per process; what a store's failure means
+files                   small objects next to an output
+======================  ==================================================================================
+"""
+
+from chunkinfer.storage.creating import create, default_chunks, guess_format, open_destination, write_unit
+from chunkinfer.storage.destination import Destination
+from chunkinfer.storage.files import Files
+from chunkinfer.storage.opening import open_source
+from chunkinfer.storage.source import Source
+
+__all__ = [
+    "Destination",
+    "Files",
+    "Source",
+    "create",
+    "default_chunks",
+    "guess_format",
+    "open_destination",
+    "open_source",
+    "write_unit",
+]

@@ -1,0 +1,154 @@
+"""Inference as a lazy dask array: one task per block, which reads its own halo; or halos exchanged by map_overlap.
+
+Both ways run the same kernel on the same patches, so they give the same bits.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkinfer.blockwise.payload import Payload
+from chunkinfer.blockwise.stages import stage
+from chunkinfer.geometry import BlockGrid, Box
+from chunkinfer.kernel import Job, cores, device_places, require_device, run_block
+from chunkinfer.models import Model
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model, its job and its blocks: what a task does to the voxels it read."""
+
+    model: Model
+    job: Job
+    grid: BlockGrid
+    """Blocks of the output over the spatial axes."""
+
+    def __call__(self, data: NDArray[Any], seen: Box, out: Box) -> NDArray[Any]:
+        """Compute an output block from its haloed input; waits for a place on the process's device."""
+        require_device(self.job.device)
+        run = self.model.network(self.job.device)
+        places = device_places(self.job.device, kernels_here(self.job))
+        with stage("wait"):
+            places.acquire()
+        try:
+            with stage("compute"):
+                return run_block(self.job, run, data, seen, out)
+        finally:
+            places.release()
+
+
+def kernels_here(job: Job) -> int:
+    """Kernels that may run at a time in this process: as many as the worker declares GPUs, one where it declares none
+    and the device is one, otherwise as many as its cores allow."""
+    declared = worker_resources().get("GPU", 0)
+    if declared:
+        return max(1, int(declared))
+    return 1 if job.device == "cuda" else max(1, cores() // job.threads)
+
+
+def worker_resources() -> dict[str, float]:
+    """Resources that the dask worker of this task declares; empty outside of one."""
+    if "distributed" not in sys.modules:
+        return {}
+    from distributed import get_worker
+
+    try:
+        return dict(get_worker().state.total_resources)
+    except ValueError:
+        return {}
+
+
+def infer_reading(volume: Payload, network: Payload, name: str) -> da.Array:
+    """One task per block: it reads its haloed box and runs the kernel.
+
+    Parameters
+    ----------
+    volume
+        Holds a `Reader`.
+    network
+        Holds a `Network`.
+    name
+        Of the dask array.
+    """
+    run: Network = network.open()
+    job = run.job
+    return da.map_blocks(
+        _read_and_run,
+        volume.delayed(),
+        network.delayed(),
+        chunks=((job.channels_out,), *run.grid.sizes),
+        dtype=job.dtype,
+        meta=np.empty((0,) * (1 + len(run.grid.sizes)), job.dtype),
+        name=name,
+    )
+
+
+def infer_exchanging(
+    array: da.Array, channels: bool, network: Payload, halo: tuple[tuple[int, int], ...], name: str
+) -> da.Array:
+    """Blocks exchange halos through ``da.map_overlap``: where a block cannot read the volume again.
+
+    Parameters
+    ----------
+    array
+        The volume, (channels, *space) or (*space).
+    channels
+        Whether the first axis holds channels.
+    network
+        Holds a `Network` whose blocks are not thinner than the halo.
+    halo
+        Extra input voxels, low and high, of each spatial axis.
+    name
+        Of the dask array.
+    """
+    run: Network = network.open()
+    job, grid = run.job, run.grid
+    if not channels:
+        array = array[np.newaxis]
+    cuts = []
+    for sizes, axis in zip(grid.sizes, job.lattice.axes, strict=True):
+        inputs = [int(n * axis.stride) for n in sizes[:-1]]
+        cuts.append((*inputs, axis.size - sum(inputs)))  # the last block takes what a valid network crops
+    array = array.rechunk((array.shape[0], *cuts))
+    depth = {0: 0} | {d + 1: pair for d, pair in enumerate(halo)}
+    return da.map_overlap(
+        _run_on,
+        array,
+        depth=depth,
+        boundary="none",
+        trim=False,
+        allow_rechunk=False,
+        chunks=((job.channels_out,), *grid.sizes),
+        dtype=job.dtype,
+        meta=np.empty((0,) * array.ndim, job.dtype),
+        network=network.delayed(),
+        halo=halo,
+        name=name,
+    )
+
+
+def _read_and_run(volume: Payload, network: Payload, block_id: tuple[int, ...] = ()) -> NDArray[Any]:
+    run: Network = network.open()
+    out = run.grid.box(block_id[1:])
+    seen = run.job.lattice.seen(out)
+    data: NDArray[Any] = volume.open()(seen)
+    return run(data, seen, out)
+
+
+def _run_on(
+    data: NDArray[Any], network: Payload, halo: tuple[tuple[int, int], ...], block_id: tuple[int, ...] = ()
+) -> NDArray[Any]:
+    run: Network = network.open()
+    out = run.grid.box(block_id[1:])
+    start = tuple(
+        max(0, int(a * axis.stride) - low)
+        for a, axis, (low, _) in zip(out.start, run.job.lattice.axes, halo, strict=True)
+    )
+    seen = Box(start, tuple(s + n for s, n in zip(start, data.shape[1:], strict=True)))
+    return run(np.asarray(data), seen, out)

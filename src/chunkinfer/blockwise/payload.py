@@ -1,0 +1,89 @@
+"""Values that travel once per worker, opaque to the scheduler.
+
+A graph refers to a volume, or to a network with its settings, by a key that holds a `Payload`. What is inside is
+pickled only when it leaves the process and unpickled once per process that uses it: the scheduler, which unpickles task
+arguments, sees bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cloudpickle
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+KEPT_OPEN = 16
+"""Payloads that a process keeps unpickled; the least recently used is dropped first."""
+
+_open: OrderedDict[str, Any] = OrderedDict()
+_lock = threading.Lock()
+
+
+class Payload:
+    """A value under a name; ``about`` stays readable everywhere.
+
+    Parameters
+    ----------
+    key
+        The dask key that holds it, unique to the value.
+    value
+        What travels.
+    about
+        Plain facts for fingerprints and reports.
+    rebuild
+        Makes the same lazy array with other settings; stays in the process that made it.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        value: Any,
+        about: Mapping[str, Any] | None = None,
+        rebuild: Callable[[Mapping[str, Any]], Any] | None = None,
+    ) -> None:
+        self.key = key
+        self.about = dict(about or {})
+        self.rebuild = rebuild
+        self._value, self._data = value, b""
+
+    def open(self) -> Any:
+        """The value; unpickled once per process."""
+        if self._value is not None:
+            return self._value
+        with _lock:
+            if self.key not in _open:
+                _open[self.key] = cloudpickle.loads(self._data)
+                while len(_open) > KEPT_OPEN:
+                    _open.popitem(last=False)
+            _open.move_to_end(self.key)
+            return _open[self.key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        data = self._data or cloudpickle.dumps(self._value)
+        return {"key": self.key, "about": self.about, "rebuild": None, "_value": None, "_data": data}
+
+    def __dask_tokenize__(self) -> str:
+        return self.key
+
+    def __repr__(self) -> str:
+        return f"<Payload {self.key}>"
+
+    def delayed(self) -> Delayed:
+        """The payload as an argument of a lazy task: one layer with one key."""
+        return Delayed(self.key, HighLevelGraph({self.key: {self.key: self}}, {self.key: set()}), layer=self.key)
+
+
+def payloads_of(graph: Any) -> list[Payload]:
+    """Every payload of a lazy array's graph."""
+    found = []
+    for layer in getattr(graph, "layers", {}).values():
+        if isinstance(layer, MaterializedLayer) and len(layer.mapping) == 1:
+            (value,) = layer.mapping.values()
+            value = getattr(value, "value", value)
+            if isinstance(value, Payload):
+                found.append(value)
+    return found

@@ -1,0 +1,75 @@
+"""Where tasks run: the client, its workers, and the GPUs that they declare."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SLOTS_PER_GPU = 2
+"""Blocks in flight per GPU: one computes while another reads or writes."""
+
+
+@contextmanager
+def client_for(client: Any, kernels: int) -> Iterator[Any]:
+    """The client to run on: the one given, the active one, or an in-process cluster for as long as the run takes.
+
+    The in-process cluster starts no process, so a script needs no main guard; it has one thread more than kernels, so
+    that a block is read or written while the others compute. It listens on no port.
+    """
+    if client is not None:
+        yield client
+        return
+    if "distributed" in sys.modules:
+        from distributed import get_client
+
+        try:
+            active = get_client()
+        except ValueError:
+            active = None
+        if active is not None:
+            yield active
+            return
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            processes=False,
+            n_workers=1,
+            threads_per_worker=kernels + 1,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=40,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as embedded,
+    ):
+        yield embedded
+
+
+def workers_of(client: Any) -> dict[str, dict[str, Any]]:
+    """Address -> facts of every worker of a client."""
+    workers: dict[str, dict[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
+    return workers
+
+
+def gpu_annotation(client: Any) -> dict[str, Any]:
+    """The resource annotation of a kernel's task: a slot of a GPU where workers that are present declare any.
+
+    Without such a worker there is none: an annotated task would wait for ever.
+    """
+    if any(w.get("resources", {}).get("GPU") for w in workers_of(client).values()):
+        return {"resources": {"GPU": 1 / SLOTS_PER_GPU}}
+    return {}
+
+
+def slots_of(client: Any, annotation: dict[str, Any]) -> int:
+    """Tasks that can run at a time."""
+    slots = 0
+    for worker in workers_of(client).values():
+        threads = int(worker["nthreads"])
+        if annotation:
+            gpus = float(worker.get("resources", {}).get("GPU", 0))
+            threads = min(threads, int(gpus * SLOTS_PER_GPU))
+        slots += threads
+    return max(1, slots)

@@ -1,0 +1,163 @@
+"""Boxes of a lazy volume, read inside the task that needs them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask._task_spec import DataNode
+from dask.blockwise import Blockwise
+from dask.core import flatten
+from dask.highlevelgraph import MaterializedLayer
+from dask.layers import ArraySliceDep
+from numpy.typing import NDArray
+
+from chunkinfer.blockwise.payload import payloads_of
+from chunkinfer.blockwise.stages import stage
+from chunkinfer.errors import PlanError
+from chunkinfer.geometry import Box, round_up
+from chunkinfer.storage import Source
+
+LEAST_CHUNK = 64**3
+"""Voxels of a lazy chunk at least: smaller ones cost more in tasks than in reading."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads boxes of a volume (channels, *space), whatever the volume is made of.
+
+    One tensorstore or memory read where the volume comes straight from a store or from memory, otherwise the part of
+    the lazy volume's graph that the box needs, computed in the calling thread.
+    """
+
+    array: Any
+    """A `Source`, a numpy array, or a dask array."""
+    channels: bool
+    """Whether its first axis holds channels; otherwise one is added."""
+
+    def __call__(self, box: Box) -> NDArray[Any]:
+        """The voxels of a box over the spatial axes, all channels: (channels, *space)."""
+        whole = Box((0, *box.start), (self.array.shape[0], *box.stop)) if self.channels else box
+        data = self.read(whole)
+        return data if self.channels else data[np.newaxis]
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """The voxels of a box over all axes of the array."""
+        with stage("read"):
+            part = self.array[box.slices]
+            if isinstance(part, da.Array):
+                part = part.compute(scheduler="synchronous")
+            return np.asarray(part)
+
+
+def lazy_source(source: Source, chunks: Sequence[int] | None = None) -> da.Array:
+    """A source as a dask array; its chunks are whole stored chunks, so no byte is decoded twice."""
+    from dask.base import tokenize
+
+    meta = np.empty((0,) * source.ndim, source.dtype)
+    return da.from_array(
+        source, chunks=tuple(chunks or lazy_chunks(source)), name=f"volume-{tokenize(source)}", asarray=False, meta=meta
+    )
+
+
+def lazy_chunks(source: Source) -> tuple[int, ...]:
+    """The smallest multiple of the stored chunk with at least `LEAST_CHUNK` voxels, grown along the shortest axis."""
+    chunks = [min(c, n) or 1 for c, n in zip(source.chunks, source.shape, strict=True)]
+    space = [d for d, name in enumerate(source.dims) if name in "zyx"]
+    while prod(chunks[d] for d in space) < LEAST_CHUNK:
+        short = [d for d in space if chunks[d] < source.shape[d]]
+        if not short:
+            break
+        d = min(short, key=lambda i: chunks[i])
+        chunks[d] = min(2 * chunks[d], round_up(source.shape[d], source.chunks[d]))
+    return tuple(min(c, n) or 1 for c, n in zip(chunks, source.shape, strict=True))
+
+
+def origin_of(array: da.Array) -> Any:
+    """The `Source` or numpy array that a dask array shows whole and unchanged, or the dask array itself."""
+    layer = array.dask.layers.get(f"original-{array.name}") if hasattr(array.dask, "layers") else None
+    if isinstance(layer, MaterializedLayer) and len(layer.mapping) == 1:
+        (value,) = layer.mapping.values()
+        value = getattr(value, "value", value)
+        if isinstance(value, Source | np.ndarray) and value.shape == array.shape:
+            return value
+    if len(array.dask) == 1 and isinstance(value := next(iter(array.dask.values())), np.ndarray | DataNode):
+        value = getattr(value, "value", value)
+        if isinstance(value, np.ndarray) and value.shape == array.shape:
+            return value
+    return array
+
+
+def must_exchange(array: da.Array) -> bool:
+    """Whether blocks should exchange halos rather than read their own: recomputing the volume is impossible (its chunks
+    are already somewhere in memory) or dear (it is a network's output)."""
+    from distributed import Future
+
+    if isinstance(origin_of(array), Source | np.ndarray):
+        return False
+    if any(p.key.startswith("network-") for p in payloads_of(array.dask)):
+        return True
+    for layer in array.dask.layers.values():
+        if not isinstance(layer, MaterializedLayer):
+            continue
+        values = [getattr(v, "value", v) for v in layer.mapping.values()]
+        if any(isinstance(v, Future) for v in values):
+            return True
+        if len(values) > 1 and all(isinstance(v, np.ndarray) for v in values):
+            return True
+    return False
+
+
+def check_reads(array: Any, boxes: Sequence[Box]) -> None:
+    """Warn or refuse where reading boxes of a lazy volume reads far more than the chunks it touches.
+
+    Graphs such as ``v - v.mean()`` need the whole volume for every box. The first, a middle and the last box are culled,
+    nothing is computed.
+
+    Raises
+    ------
+    PlanError
+        More than 16 times the voxels of the touched chunks would be read. Above 2 times, a warning.
+    """
+    if not isinstance(array, da.Array):
+        return
+    worst = max(_read_ratio(array, boxes[i]) for i in sorted({0, len(boxes) // 2, len(boxes) - 1}))
+    if worst <= 2:
+        return
+    fact = f"Every block of this volume reads {worst:.0f} times the voxels of the chunks that it touches."
+    usual = "Usually the volume was computed with a number that needs all of it, such as volume - volume.mean()."
+    line = "compute the number once: m = float(volume.mean()); infer(volume - m, model)"
+    if worst > 16:
+        raise PlanError(fact, usual, [line, 'store the volume first: save(volume, "volume.zarr")'])
+    warnings.warn(f"{fact} {usual} {line}", stacklevel=3)
+
+
+def _read_ratio(array: da.Array, box: Box) -> float:
+    """Voxels of leaf chunks that a box needs / voxels of the array's own chunks that it touches."""
+    lead = (slice(None),) * (array.ndim - len(box.start))
+    part = array[lead + box.slices]
+    culled = part.dask.cull(set(flatten(part.__dask_keys__())))
+    read = 0.0
+    for layer in culled.layers.values():
+        if not isinstance(layer, Blockwise):
+            continue
+        for dep in layer.io_deps.values():
+            if isinstance(dep, ArraySliceDep):
+                voxels = prod(s[-1] for s in dep.starts)
+                read += voxels / max(1, prod(dep.numblocks)) * len(layer.get_output_keys())
+    touched = float(prod(array.shape[: len(lead)]))
+    for n, chunks, (low, high) in zip(
+        array.shape[len(lead) :], array.chunks[len(lead) :], zip(box.start, box.stop, strict=True), strict=True
+    ):
+        edge, span = 0, 0
+        for c in chunks:
+            span += c if edge < high and edge + c > low else 0
+            edge += c
+        touched *= max(1, min(span, n))
+    return read / touched
+

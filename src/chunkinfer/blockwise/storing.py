@@ -1,0 +1,67 @@
+"""The tasks that write: each owns whole chunks or shards of the destination."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkinfer.blockwise.payload import Payload
+from chunkinfer.blockwise.reading import Reader
+from chunkinfer.blockwise.stages import drain, stage
+from chunkinfer.geometry import BlockGrid, Box
+from chunkinfer.storage import Destination
+
+
+@dataclass(frozen=True)
+class Store:
+    """A destination and the blocks that tasks write to it: each is whole write units."""
+
+    destination: Destination
+    dims: tuple[str, ...]
+    """Axes of the array; those of length one may be absent in the destination, or the other way round."""
+    grid: BlockGrid
+    """Over all axes of the array."""
+
+    def write(self, box: Box, block: NDArray[Any]) -> dict[str, float]:
+        """Write a block; returns its bytes, and the seconds per stage of the task so far."""
+        with stage("write"):
+            parts = dict(zip(self.dims, box.slices, strict=True))
+            index = tuple(parts.get(d, slice(0, 1)) for d in self.destination.dims)
+            shape = [part.stop - part.start for part in index]
+            written = self.destination.write(index, np.ascontiguousarray(block).reshape(shape))
+        return {"bytes": float(written), **drain()}
+
+
+def store_blocks(array: da.Array, store: Payload, name: str) -> da.Array:
+    """A lazy array of one element per block of ``array``, whose chunks are the blocks; computing an element writes."""
+    return da.map_blocks(_write, array, store=store.delayed(), name=name, **_one_per_block(store))
+
+
+def copy_blocks(volume: Payload, store: Payload, name: str) -> da.Array:
+    """As `store_blocks`, for an array whose chunks are not the blocks: each task reads its own box of it."""
+    return da.map_blocks(_copy, volume.delayed(), store.delayed(), name=name, **_one_per_block(store))
+
+
+def _one_per_block(store: Payload) -> dict[str, Any]:
+    grid: BlockGrid = store.open().grid
+    return {
+        "chunks": tuple((1,) * n for n in grid.counts),
+        "dtype": np.uint8,
+        "meta": np.empty((0,) * len(grid.sizes), np.uint8),
+    }
+
+
+def _write(block: NDArray[Any], store: Payload, block_id: tuple[int, ...] = ()) -> dict[str, float]:
+    target: Store = store.open()
+    return target.write(target.grid.box(block_id), block)
+
+
+def _copy(volume: Payload, store: Payload, block_id: tuple[int, ...] = ()) -> dict[str, float]:
+    target: Store = store.open()
+    reader: Reader = volume.open()
+    box = target.grid.box(block_id)
+    return target.write(box, reader.read(box))

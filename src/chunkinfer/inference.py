@@ -1,0 +1,284 @@
+"""infer and plan: a network over a volume, lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+
+from chunkinfer.blockwise import (
+    Network,
+    Payload,
+    Reader,
+    check_reads,
+    infer_exchanging,
+    infer_reading,
+    must_exchange,
+    origin_of,
+)
+from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
+from chunkinfer.geometry import Box
+from chunkinfer.kernel import Job, Normalize, resolve_device, resolve_normalize
+from chunkinfer.models import Model, open_model
+from chunkinfer.planning import PRECISIONS, PerAxis, Plan, Wishes, grid_for_exchange, make_plan
+from chunkinfer.storage import Source
+from chunkinfer.volume import Volume, as_volume
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from chunkinfer.models.trace import Trace
+
+
+def infer(
+    volume: Any,
+    model: Any,
+    *,
+    patch: PerAxis = None,
+    overlap: PerAxis = None,
+    block: PerAxis = None,
+    window: str | None = None,
+    batch: int | None = None,
+    normalize: tuple[float, float] | Callable[[Any], Any] | None = None,
+    dtype: Any = None,
+    precision: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    exchange: bool | None = None,
+) -> xr.DataArray | da.Array:
+    """Run a network over a volume: lazy, and equal to ``model(volume)`` however it is cut.
+
+    Without ``overlap`` the result is exact: the context of every output voxel is traced from the network, patches are
+    cut with that context, and only their clean zone is kept. With ``overlap``, overlapping patches on one lattice
+    anchored at the volume's origin are blended with fixed weights in a fixed order. Either way, one network with the
+    same patch, batch, precision, threads and type of device gives the same bits for every cut into blocks.
+
+    Parameters
+    ----------
+    volume
+        A DataArray, dask, zarr or numpy array, or a URL, with axes (z, y, x), (c, z, y, x), (y, x) or (c, y, x).
+    model
+        A `torch.nn.Module` in eval mode, or the path of a TorchScript or torch.export (.pt2) file. It takes
+        (n, c, *space) and returns (n, c, *space).
+    patch
+        Input voxels that the network sees at a time: a number, a tuple (z, y, x), or a dict by axis. The plan chooses
+        what is left open.
+    overlap
+        Input voxels that neighbouring patches share. Asks for blending.
+    block
+        Output voxels that one task computes and writes; for exact tiling a multiple of the patch's clean zone.
+    window
+        Blending weights: "hann" (default), "linear", "gaussian" or "bump".
+    batch
+        Patches per forward pass, 1 by default.
+    normalize
+        ``(offset, scale)`` feeds ``(value - offset) / scale`` to the network; a callable is applied voxel by voxel.
+        By default uint8 is divided by 255, floating-point values are taken as they are, other integers are refused.
+    dtype
+        Of the result; by default that of the network's weights. "uint8" quantises [0, 1] to [0, 255].
+    precision
+        "fp32" (default), "bf16" or "fp16" inside the network; results are accumulated in float32.
+    device
+        "cpu" or "cuda"; by default CUDA where this machine has it.
+    threads
+        Intra-op threads of one kernel on a CPU, 1 by default: several kernels run side by side instead.
+    exchange
+        False: each block reads its own haloed box of the volume. True: blocks exchange halos through
+        ``da.map_overlap``. By default halos are exchanged where the volume is in the memory of workers already or is
+        another network's output.
+
+    Returns
+    -------
+    xarray.DataArray or dask.array.Array
+        (c, *space). A DataArray for a DataArray or a URL, with the coordinates of its voxels; a dask array otherwise.
+
+    Raises
+    ------
+    NotExact
+        The network cannot be tiled exactly and no ``overlap`` was given; names the layer.
+    ModelError, PlanError, VolumeError, DeviceError
+        The network, a number or the volume does not fit.
+    """
+    wishes = Wishes(patch, overlap, block, window, batch, dtype, precision, threads, device, normalize)
+    return _Inference.prepare(volume, model, wishes, exchange).result()
+
+
+def plan(volume: Any, model: Any, **arguments: Any) -> Plan:
+    """The numbers of a run before it runs; takes what `infer` takes.
+
+    Returns
+    -------
+    Plan
+        With a text and an HTML repr.
+    """
+    arguments.pop("exchange", None)
+    if unknown := sorted(set(arguments) - set(Wishes.__dataclass_fields__)):
+        raise TypeError(f"plan() and infer() take no argument {unknown[0]!r}; they take {', '.join(Wishes.__dataclass_fields__)}")
+    return _Inference.prepare(volume, model, Wishes(**arguments), None).plan
+
+
+@dataclass(frozen=True)
+class _Inference:
+    """Everything that a lazy result is made of, so that it can be made again with other settings."""
+
+    volume: Volume
+    model: Model
+    trace: Trace
+    normalize: Normalize
+    wishes: Wishes
+    plan: Plan
+    exchange: bool
+
+    @classmethod
+    def prepare(cls, given: Any, model: Any, wishes: Wishes, exchange: bool | None) -> _Inference:
+        opened = open_model(model)
+        volume, trace = _fit(given, opened)
+        if "t" in volume.dims:
+            n = volume.array.shape[volume.dims.index("t")]
+            raise VolumeError(
+                f"The volume has a time axis with {n} points.",
+                "A network of this library sees one time point.",
+                ["infer(volume.isel(t=0), model)", "xarray.concat([infer(volume.isel(t=t), model) for t in ...], 't')"],
+            )
+        normalize = resolve_normalize(wishes.normalize, volume.array.dtype)
+        space = len(volume.frame.space)
+        resolved = make_plan(
+            wishes,
+            axes=volume.frame.space,
+            shape=volume.space_shape,
+            source_chunks=_chunks(volume)[-space:],
+            dtype_in=volume.array.dtype,
+            model=opened,
+            trace=trace,
+            normalize=normalize,
+            device=resolve_device(wishes.device),
+        )
+        exchanging = must_exchange(volume.array) if exchange is None else exchange
+        _check_device(resolved, wishes)
+        return cls(volume, opened, trace, normalize, wishes, resolved, exchanging)
+
+    def settled(self, settings: Mapping[str, Any]) -> _Inference:
+        """The same inference with settings frozen by an earlier run."""
+        names = set(Wishes.__dataclass_fields__) - {"normalize"}
+        wishes = Wishes(**{k: v for k, v in settings.items() if k in names}, normalize=self.wishes.normalize)
+        fresh = _Inference.prepare(self._given(), self.model, wishes, self.exchange)
+        return fresh
+
+    def _given(self) -> Any:
+        v = self.volume
+        return v.frame.label(v.array, v.dims, name=v.name, attrs=v.attrs, channel=v.channel) if v.labelled else v.array
+
+    def lazy(self) -> da.Array:
+        """The result as a dask array."""
+        plan, volume = self.plan, self.volume
+        grid = grid_for_exchange(plan) if self.exchange else plan.grid
+        job = Job(
+            lattice=plan.lattice,
+            window=plan.window,
+            normalize=self.normalize,
+            channels_in=plan.channels_in,
+            channels_out=plan.channels_out,
+            compute=np.dtype(plan.compute),
+            dtype=np.dtype(plan.dtype),
+            batch=plan.batch,
+            device=plan.device,
+            threads=plan.threads,
+            autocast=PRECISIONS[plan.precision],
+        )
+        settings = plan.settings()
+        token = tokenize(volume.array.name, volume.dims, plan.digest, self.trace.operations, settings, grid)
+        about = {
+            "source": _describe(volume),
+            "model": {"name": plan.model, "digest": plan.digest},
+            "settings": settings,
+            "asked": list(plan.asked),
+            "plan": str(plan),
+            "kernels": plan.kernels,
+            "array": f"infer-{token}",
+        }
+        network = Payload(
+            f"network-{token}", Network(self.model, job, grid), about, rebuild=lambda s: self.settled(s).lazy()
+        )
+        if self.exchange:
+            return infer_exchanging(volume.array, volume.channels, network, plan.halo, f"infer-{token}")
+        origin = origin_of(volume.array)
+        boxes = [plan.lattice.seen(grid.box(grid.unravel(i))) for i in sorted({0, len(grid) // 2, len(grid) - 1})]
+        check_reads(origin, boxes)
+        reader = Payload(f"reader-{tokenize(volume.array.name, volume.channels)}", Reader(origin, volume.channels))
+        return infer_reading(reader, network, f"infer-{token}")
+
+    def result(self) -> xr.DataArray | da.Array:
+        """The lazy result in the caller's own kind."""
+        array = self.lazy()
+        if not self.volume.labelled:
+            return array
+        axes = self.plan.lattice.axes
+        frame = self.volume.frame.moved([a.contract.crop[0] for a in axes], [float(a.stride) for a in axes])
+        name = self.model.name.partition(".")[0]
+        return frame.label(array, ("c", *self.volume.frame.space), name=name, attrs=self.volume.attrs)
+
+
+def _fit(given: Any, model: Model) -> tuple[Volume, Trace]:
+    """The volume and the network's trace on it; an unlabelled array's axes are what the network can read."""
+    import xarray as xr
+
+    ndim = getattr(given, "ndim", None)
+    if isinstance(given, xr.DataArray | xr.Dataset) or ndim is None or ndim not in (3,):
+        volume = as_volume(given)
+        if not volume.labelled and volume.array.ndim == 4:
+            volume = as_volume(given, 3)
+        return volume, model.trace(_channels(volume), len(volume.frame.space))
+    failures: list[ChunkinferError] = []
+    for count in (3, 2):  # (z, y, x) or (c, y, x)
+        volume = as_volume(given, count)
+        try:
+            return volume, model.trace(_channels(volume), count)
+        except ModelError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _channels(volume: Volume) -> int:
+    return volume.array.shape[volume.dims.index("c")] if volume.channels else 1
+
+
+def _chunks(volume: Volume) -> Sequence[int]:
+    """Voxels per chunk along each axis: the stored ones of a source, otherwise the largest lazy ones."""
+    origin = origin_of(volume.array)
+    return origin.chunks if isinstance(origin, Source) else [max(c) for c in volume.array.chunks]
+
+
+def _describe(volume: Volume) -> dict[str, Any]:
+    """The source, as far as it can be named: for fingerprints and reports."""
+    origin = origin_of(volume.array)
+    if isinstance(origin, Source):
+        return {"url": origin.url, "digest": origin.digest, "version": origin.version}
+    return {"array": volume.array.name, "url": volume.attrs.get("source")}
+
+
+def _check_device(plan: Plan, wishes: Wishes) -> None:
+    """``device="cuda"`` needs a CUDA device here, or workers that declare GPU."""
+    import sys
+
+    import torch
+
+    if plan.device != "cuda" or torch.cuda.is_available():
+        return
+    if "distributed" in sys.modules:
+        from distributed import get_client
+
+        try:
+            workers = get_client().scheduler_info(n_workers=-1)["workers"].values()
+        except ValueError:
+            workers = ()
+        if any(w.get("resources", {}).get("GPU") for w in workers):
+            return
+    raise DeviceError(
+        'device="cuda", and there is no CUDA device here and no dask worker that declares GPU.',
+        "The driver is missing, torch is a CPU build, or workers were started without --resources.",
+        ['start workers with: dask worker ADDRESS --resources "GPU=1"', 'infer(volume, model, device="cpu")'],
+    )

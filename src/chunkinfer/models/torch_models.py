@@ -1,0 +1,223 @@
+"""The torch adapter: nn.Module, TorchScript and torch.export files."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from chunkinfer.errors import ModelError, UntrustedModel
+
+if TYPE_CHECKING:
+    import torch
+
+    from chunkinfer.models.model import Model
+    from chunkinfer.models.trace import Trace
+
+
+class Shippable:
+    """A module that is pickled only when it leaves the process: the caller's own object, so his own trust."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module: torch.nn.Module | None = module
+        self._data = b""
+
+    def get(self) -> torch.nn.Module:
+        """The module; unpickled on first use."""
+        if self._module is None:
+            import torch
+
+            if self._data.startswith(b"PK"):  # torch.jit.save writes a zip file
+                self._module = torch.jit.load(io.BytesIO(self._data))
+            else:
+                import cloudpickle
+
+                self._module = cloudpickle.loads(self._data)
+        return self._module
+
+    def __getstate__(self) -> bytes:
+        if not self._data and self._module is not None:
+            import cloudpickle
+
+            if is_script(self._module):
+                import torch
+
+                buffer = io.BytesIO()
+                torch.jit.save(self._module, buffer)
+                self._data = buffer.getvalue()
+            else:
+                self._data = cloudpickle.dumps(self._module)
+        return self._data
+
+    def __setstate__(self, data: bytes) -> None:
+        self._module, self._data = None, data
+
+
+def as_module(model: object) -> torch.nn.Module:
+    """The nn.Module of what the caller holds, or `ModelError`."""
+    import torch
+
+    if isinstance(model, torch.export.ExportedProgram):
+        return model.module()
+    if isinstance(model, torch.nn.Module):
+        return model
+    raise ModelError(
+        f"A {type(model).__name__} is no network.",
+        "A model is a torch.nn.Module or the path of a TorchScript or torch.export file.",
+        [
+            'infer(volume, "model.pt2") after torch.export.save(torch.export.export(module, (x,)), "model.pt2")',
+            "infer(volume, module) with the module itself; a state_dict goes into one: module.load_state_dict(...)",
+        ],
+    )
+
+
+def is_script(module: torch.nn.Module) -> bool:
+    """Whether a module is compiled TorchScript."""
+    import torch
+
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def module_digest(module: torch.nn.Module) -> str:
+    """blake2b of structure and weights: stable across processes, unlike a pickle."""
+    import torch
+
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{type(module).__module__}.{type(module).__qualname__}\n{module}\n{module.training}".encode())
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, torch.Tensor):
+            tensor = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def file_digest(path: str) -> str:
+    """blake2b of a file, or `ModelError` where it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise ModelError(
+            f"The model file {path} cannot be read: {error.strerror or error}.",
+            "The path is relative to where Python was started, or the file is elsewhere.",
+            [f"look for it: ls {os.path.dirname(path) or '.'}", "give infer the torch.nn.Module itself"],
+        ) from error
+
+
+def file_kind(path: str) -> str:
+    """torchscript or export, from the archive's own members; everything else is refused unopened."""
+    ways = [
+        'save it executable: torch.jit.save(torch.jit.trace(module, x), "model.pt"), or torch.export.save(...) to .pt2',
+        "build the module and load weights only: "
+        'module.load_state_dict(torch.load("weights.pt", weights_only=True)); infer(volume, module)',
+    ]
+    try:
+        names = zipfile.ZipFile(path).namelist()
+    except (zipfile.BadZipFile, OSError):
+        with open(path, "rb") as file:
+            head = file.read(2)
+        if head[:1] == b"\x80":  # the first byte of every binary pickle
+            raise UntrustedModel(
+                f"{path} is a pickle.",
+                "Opening a pickle executes whatever its author put in; chunkinfer never does.",
+                ways,
+            ) from None
+        raise ModelError(
+            f"{path} is neither a TorchScript nor a torch.export archive.",
+            "The file is cut short, or of another framework.",
+            ways,
+        ) from None
+    if any("/code/" in name for name in names):
+        return "torchscript"
+    if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
+        return "export"
+    if any(name.endswith("data.pkl") for name in names):
+        raise UntrustedModel(
+            f"{path} was written by torch.save: it holds a pickle, of a module or of weights.",
+            "Opening a pickled module executes whatever its author put in; chunkinfer never does.",
+            ways,
+        )
+    raise ModelError(f"{path} is a zip file that holds no network.", "It was written by something else.", ways)
+
+
+def load_file(path: str, kind: str, device: str) -> torch.nn.Module:
+    """Open an executable file on a device."""
+    import torch
+
+    try:
+        if kind == "torchscript":
+            script: torch.nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+            return script.eval()
+        return torch.export.load(path).module().to(device)
+    except Exception as error:
+        raise ModelError(
+            f"{path} looks like a {kind} file, and torch cannot open it: {error}",
+            "It was written by another version of torch, or cut short.",
+            ["write it again with this version of torch", "give infer the torch.nn.Module itself"],
+        ) from error
+
+
+def module_to(module: torch.nn.Module, device: str) -> torch.nn.Module:
+    """The module on a device, the caller's own left where it is."""
+    if all(t.device.type == device for t in (*module.parameters(), *module.buffers())):
+        return module
+    return copy.deepcopy(module).to(device)
+
+
+def compute_dtype(module: torch.nn.Module, name: str) -> str:
+    """float32 or float64, as the weights are."""
+    import torch
+
+    kinds = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    if len(kinds) > 1 or kinds - {torch.float32, torch.float64}:
+        raise ModelError(
+            f"The weights of {name} are {', '.join(sorted(map(str, kinds)))}.",
+            "Networks run in float32, or float64 throughout; reduced precision is a setting of the run.",
+            ["model.float()", 'infer(volume, model.float(), precision="bf16")'],
+        )
+    return "float64" if torch.float64 in kinds else "float32"
+
+
+def callable_of(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The module as a function of one tensor; of several outputs the first counts, as in tracing."""
+    import torch
+
+    def run(patches: torch.Tensor) -> torch.Tensor:
+        # TorchScript's profiling executor may fuse after the first calls, and fused kernels differ in the last bits.
+        with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+            return first_tensor(module(patches))
+
+    return run
+
+
+def first_tensor(value: Any) -> torch.Tensor:
+    """The first tensor of a network's output."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, torch.Tensor):
+            return leaf
+    raise ModelError(
+        f"The network returned a {type(value).__name__} without a tensor.",
+        "Its forward method returns something else than its result.",
+        ["return the tensor from forward", "wrap it: a module whose forward returns model(x)[0]"],
+    )
+
+
+@lru_cache(maxsize=32)
+def traced(model: Model, channels: int, ndim: int) -> Trace:
+    """`chunkinfer.models.trace.trace` of a model, remembered by its digest."""
+    import torch
+
+    from chunkinfer.models.trace import trace
+
+    module = model.module_on("cpu")
+    dtype = getattr(torch, compute_dtype(module, model.name))
+    return trace(module, channels, ndim, dtype=dtype)

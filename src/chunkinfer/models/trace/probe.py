@@ -1,0 +1,50 @@
+"""An independent verifier: put NaN into one half of the input, and see which outputs become NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from chunkinfer.models.trace.dependence import Flags
+
+
+def nan_probe(module: nn.Module, channels: int, shape: Sequence[int], axis: int, cut: int) -> tuple[Flags, Flags]:
+    """Measure which outputs read which half of the input, by the spread of NaN.
+
+    It knows nothing of the operators, and so checks `trace`: NaN spreads through everything but comparisons, also
+    where its weight is zero. It needs real computation, so small shapes are advised.
+
+    Parameters
+    ----------
+    module
+        The network, on the CPU.
+    channels
+        Input channels.
+    shape
+        Input voxels per spatial axis.
+    axis
+        The spatial axis that is cut.
+    cut
+        The first voxel of the upper half.
+
+    Returns
+    -------
+    below, above
+        Per output voxel along the axis, whether it reads any input voxel below ``cut``, and any from ``cut`` on.
+    """
+    below = _spread(module, channels, shape, axis, slice(0, cut))
+    above = _spread(module, channels, shape, axis, slice(cut, None))
+    return below, above
+
+
+def _spread(module: nn.Module, channels: int, shape: Sequence[int], axis: int, half: slice) -> Flags:
+    x = torch.zeros((1, channels, *shape))
+    x.movedim(2 + axis, 0)[half] = float("nan")
+    # Fast convolution algorithms (Winograd) mix outputs in their intermediate sums, and so spread NaN too far.
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        y = next(leaf for leaf in pytree.tree_leaves(module(x)) if isinstance(leaf, torch.Tensor))
+    found: Flags = y.isnan().movedim(2 + axis, 0).flatten(1).any(1).numpy()
+    return found

@@ -1,0 +1,144 @@
+"""A copy of the network that can be run at any size for nothing: without data, on the meta device, where it can."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from chunkinfer.models.trace.follow import Followed, follow
+
+
+class Subject:
+    """A network prepared for tracing; the caller's module is never touched.
+
+    Parameters
+    ----------
+    module
+        The copy.
+    device
+        Where it runs.
+    channels, dtype
+        The input's.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, channels: int, dtype: torch.dtype) -> None:
+        self.module, self.device, self.channels, self.dtype = module, device, channels, dtype
+        self._running: list[str] = []
+        if not isinstance(module, torch.jit.ScriptModule):
+            for path, layer in module.named_modules():
+                self._watch(layer, f"{path} ({type(layer).__name__})".strip())
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a run costs nothing, however large."""
+        return self.device.type == "meta"
+
+    def _watch(self, layer: nn.Module, name: str) -> None:
+        if isinstance(layer, torch.jit.ScriptModule):
+            return
+        layer.register_forward_pre_hook(lambda *_: self._running.append(name), prepend=True)
+        layer.register_forward_hook(lambda *_: self._left())
+
+    def _left(self) -> None:
+        self._running.pop()
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        self._running.clear()
+        y = self._call(x)
+        first = next((leaf for leaf in pytree.tree_leaves(y) if isinstance(leaf, torch.Tensor)), None)
+        if first is None:
+            raise TypeError(f"the network returned no tensor but {type(y).__name__}")
+        return first
+
+    def _call(self, x: torch.Tensor) -> Any:
+        if isinstance(self.module, torch.fx.GraphModule) and any(
+            "nn_module_stack" in node.meta for node in self.module.graph.nodes
+        ):
+            return _NamedLayers(self.module, self._running).run(x)
+        return self.module(x)
+
+    def _input(self, shape: Sequence[int]) -> torch.Tensor:
+        return torch.zeros((1, self.channels, *shape), dtype=self.dtype, device=self.device)
+
+    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...] | Exception:
+        """The output's shape for an input of this spatial shape, or why there is none."""
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                found = tuple(self._run(self._input(shape)).shape)
+        except Exception as error:  # whatever the network raises on a size it does not take
+            return error
+        if len(found) != 2 + len(shape) or found[0] != 1 or 0 in found:
+            return ValueError(f"its output has shape {found} instead of (1, channels, {len(shape)} spatial axes)")
+        return found
+
+    def follow(self, shape: Sequence[int]) -> Followed:
+        """Run it at this spatial shape and follow what the output reads."""
+        with torch.random.fork_rng(devices=[]):
+            return follow(self._run, self._input(shape), lambda: self._running[-1] if self._running else "")
+
+
+def subjects(module: nn.Module, channels: int, dtype: torch.dtype) -> Iterator[Subject]:
+    """Copies of the network to try, the cheapest first: one without data, then a real one on the CPU."""
+    module = getattr(module, "_orig_mod", module)  # torch.compile wraps the module that it was given
+    for copied in (_meta_copy, _real_copy):
+        try:
+            ours, device = copied(module)
+        except Exception:  # torch raises all kinds on modules that do not copy; then the next way serves
+            continue
+        yield Subject(ours, device, channels, dtype)
+
+
+def _meta_copy(module: nn.Module) -> tuple[nn.Module, torch.device]:
+    meta = torch.device("meta")
+    if isinstance(module, torch.jit.ScriptModule):
+        return _script_copy(module, meta), meta  # `to("meta")` raises on these, loading them there does not
+    # Told that the weights were copied already, deepcopy leaves them alone, wherever they are and however large.
+    memo: dict[int, Any] = {}
+    for layer in module.modules():
+        for value in (*layer.parameters(recurse=False), *layer.buffers(recurse=False), *vars(layer).values()):
+            if isinstance(value, torch.Tensor):
+                empty = value.detach().to(meta)
+                is_parameter = isinstance(value, nn.Parameter)
+                memo[id(value)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
+    return copy.deepcopy(module, memo), meta
+
+
+def _real_copy(module: nn.Module) -> tuple[nn.Module, torch.device]:
+    cpu = torch.device("cpu")
+    if isinstance(module, torch.jit.ScriptModule):
+        return _script_copy(module, cpu), cpu
+    return copy.deepcopy(module).to(cpu), cpu
+
+
+def _script_copy(module: torch.jit.ScriptModule, device: torch.device) -> nn.Module:
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)  # type: ignore[no-untyped-call]
+    buffer.seek(0)
+    loaded: nn.Module = torch.jit.load(buffer, map_location=device)  # type: ignore[no-untyped-call]
+    return loaded
+
+
+class _NamedLayers(torch.fx.Interpreter):
+    """Runs a flattened graph node by node, and tells which layer each node came from."""
+
+    def __init__(self, module: torch.fx.GraphModule, running: list[str]) -> None:
+        super().__init__(module)
+        self._names = running
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        stack = list((n.meta.get("nn_module_stack") or {}).values())
+        if not stack:
+            return super().run_node(n)
+        path, kind = stack[-1]
+        kind = kind if isinstance(kind, str) else kind.__name__
+        self._names.append(f"{path} ({kind.rsplit('.', 1)[-1]})".strip())
+        try:
+            return super().run_node(n)
+        finally:
+            self._names.pop()

@@ -1,0 +1,53 @@
+"""One form for arguments that users write in several: a number, a tuple, a dict by axis name, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+from chunkinfer.errors import PlanError
+
+PerAxis = int | Sequence[int | None] | Mapping[str, int] | None
+"""Voxels per spatial axis: one number for all axes, a tuple in the order of the axes, a dict by axis name."""
+
+
+def per_axis(name: str, value: Any, axes: tuple[str, ...], least: int) -> tuple[int | None, ...]:
+    """Voxels for every axis; None where the caller leaves an axis to the plan.
+
+    Raises
+    ------
+    PlanError
+        Wrong length, an unknown axis, no whole number, or a number below ``least``.
+    """
+    example = f"{name}={tuple(64 for _ in axes)}"
+    if value is None:
+        return (None,) * len(axes)
+    if isinstance(value, Mapping):
+        if unknown := [axis for axis in value if axis not in axes]:
+            raise PlanError(
+                f"{name}={dict(value)!r} names the axis {unknown[0]!r}; the volume has {', '.join(axes)}.",
+                "",
+                [example, f"{name}={{{axes[-1]!r}: 64}} leaves the other axes to the plan"],
+            )
+        values: list[Any] = [value.get(axis) for axis in axes]
+    elif isinstance(value, Integral):
+        values = [value] * len(axes)
+    elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == len(axes):
+        values = list(value)
+    else:
+        raise PlanError(
+            f"{name}={value!r} does not fit the volume's {len(axes)} spatial axes {axes}.",
+            "Channels and time have no patches.",
+            [example, f"{name}=64 for all axes"],
+        )
+    for axis, voxels in zip(axes, values, strict=True):
+        if voxels is not None and (
+            not isinstance(voxels, Integral) or isinstance(voxels, bool) or voxels < least
+        ):
+            raise PlanError(
+                f"{name} on axis {axis} is {voxels!r}.",
+                f"It counts voxels: a whole number, {least} or more.",
+                [example, f"leave {name}= out: the plan chooses"],
+            )
+    return tuple(None if v is None else int(v) for v in values)

@@ -1,0 +1,250 @@
+"""From what the caller asked for to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chunkinfer.errors import ModelError, NotExact, PlanError
+from chunkinfer.geometry import BlockGrid, PatchLattice, blended_axis
+from chunkinfer.kernel import WINDOWS, Affine, Normalize, cores
+from chunkinfer.models import Model
+from chunkinfer.models.activations import activation_bytes
+from chunkinfer.planning.forms import PerAxis, per_axis
+from chunkinfer.planning.plan import Plan
+from chunkinfer.planning.search import choose_blended_patch, choose_block, choose_exact
+
+if TYPE_CHECKING:
+    from chunkinfer.models.trace import Trace
+
+PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
+"""Names of precisions and torch's names of their types."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The arguments of `infer` that shape a plan, as the caller gave them; None leaves a choice to the plan."""
+
+    patch: PerAxis = None
+    overlap: PerAxis = None
+    block: PerAxis = None
+    window: str | None = None
+    batch: int | None = None
+    dtype: Any = None
+    precision: str | None = None
+    threads: int | None = None
+    device: str | None = None
+    normalize: Any = None
+
+    def asked(self) -> tuple[str, ...]:
+        """Names of the arguments that were given."""
+        return tuple(name for name, value in vars(self).items() if value is not None)
+
+
+def make_plan(
+    wishes: Wishes,
+    *,
+    axes: tuple[str, ...],
+    shape: Sequence[int],
+    source_chunks: Sequence[int],
+    dtype_in: np.dtype[Any],
+    model: Model,
+    trace: Trace,
+    normalize: Normalize,
+    device: str,
+) -> Plan:
+    """Resolve every choice of a run.
+
+    Parameters
+    ----------
+    wishes
+        What the caller asked for.
+    axes, shape, source_chunks
+        Names, voxels and chunk voxels of the volume's spatial axes.
+    dtype_in
+        dtype of the volume.
+    model, trace
+        The network and what was traced from it.
+    normalize, device
+        Already resolved.
+
+    Raises
+    ------
+    NotExact
+        No overlap was given, and the network cannot be tiled exactly.
+    PlanError
+        A number does not fit the network or the volume.
+    """
+    patch = per_axis("patch", wishes.patch, axes, 1)
+    overlap = None if wishes.overlap is None else per_axis("overlap", wishes.overlap, axes, 0)
+    block = per_axis("block", wishes.block, axes, 1)
+    batch = _count("batch", wishes.batch)
+    threads = _count("threads", wishes.threads)
+    window = _one_of("window", wishes.window or "hann", WINDOWS)
+    precision = _one_of("precision", wishes.precision or "fp32", PRECISIONS)
+    compute = model.compute_dtype()
+    if compute == "float64" and precision != "fp32":
+        raise PlanError(
+            f"precision={precision!r} and a network in double precision contradict each other.",
+            "",
+            ["model.float()", "leave precision= out"],
+        )
+    for n, axis in zip(shape, axes, strict=True):
+        if n < 1:
+            raise PlanError(f"The volume has no voxels along {axis}.", "A selection came out empty.",
+                            ["look at volume.sizes", "select a range that lies inside the volume"])  # fmt: skip
+    module = model.module_on("cpu")
+
+    def activations(of: Sequence[int]) -> int:
+        return activation_bytes(module, trace.channels_in, tuple(of), compute)
+
+    contracts = trace.axes
+    if overlap is None:
+        if not trace.exact:
+            raise NotExact(*_not_exact(model, trace, axes))
+        probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in contracts]
+        per_voxel = activations(probe) / float(np.prod(probe))
+        lattice = choose_exact(contracts, shape, axes, per_voxel, patch, block)
+    else:
+        _refuse_training(model, trace)
+        overlaps = [o or 0 for o in overlap]
+        patches = [p or choose_blended_patch(c, n, o) for p, c, n, o in zip(patch, contracts, shape, overlaps, strict=True)]
+        lattice = PatchLattice(
+            tuple(blended_axis(*args) for args in zip(contracts, shape, patches, overlaps, axes, strict=True))
+        )
+    dtype = _result_dtype(wishes.dtype, compute)
+    blocks = choose_block(lattice, trace.channels_out, np.dtype(compute).itemsize, block)
+    _check_block(lattice, blocks, axes)
+    return Plan(
+        axes=axes,
+        lattice=lattice,
+        overlap=None if overlap is None else tuple(a.patch - a.step for a in lattice.axes),
+        block=blocks,
+        window=window,
+        batch=batch,
+        normalize=describe_normalize(normalize),
+        channels_in=trace.channels_in,
+        channels_out=trace.channels_out,
+        dtype_in=str(dtype_in),
+        dtype=str(dtype),
+        compute=compute,
+        precision=precision,
+        device=device,
+        threads=threads,
+        kernels=max(1, cores() // threads) if device == "cpu" else 1,
+        model=model.name,
+        digest=model.digest,
+        model_bytes=model.parameter_bytes(),
+        activations=activations(lattice.patch) * batch,
+        reasons=tuple(f"{r.layer}: {r.text}" for r in trace.reasons),
+        source_chunks=tuple(source_chunks),
+        asked=wishes.asked(),
+    )
+
+
+def describe_normalize(normalize: Normalize) -> str:
+    """The scaling in words; a callable by its name and its code, so that another one is another run."""
+    if isinstance(normalize, Affine):
+        return f"(value - {normalize.offset:g}) / {normalize.scale:g}" if normalize != Affine() else "as they are"
+    import hashlib
+
+    import cloudpickle
+
+    code = hashlib.blake2b(cloudpickle.dumps(normalize), digest_size=8).hexdigest()
+    return f"{getattr(normalize, '__qualname__', type(normalize).__name__)} {code}"
+
+
+def _count(name: str, value: int | None) -> int:
+    if value is None:
+        return 1
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise PlanError(f"{name}={value!r} is no count.", "It is a whole number, 1 or more.", [f"{name}=1", f"leave {name}= out"])
+    return int(value)
+
+
+def _one_of(name: str, value: str, table: dict[str, Any]) -> str:
+    if value not in table:
+        raise PlanError(
+            f"{name}={value!r} is not known.", f"There are: {', '.join(table)}.",
+            [f"{name}={next(iter(table))!r}", f"leave {name}= out"],
+        )  # fmt: skip
+    return value
+
+
+def _result_dtype(asked: Any, compute: str) -> np.dtype[Any]:
+    if asked is None:
+        return np.dtype(compute)
+    ways = ['dtype="uint8" quantises [0, 1] to [0, 255]', 'dtype="float16" halves the bytes']
+    try:
+        dtype = np.dtype(asked)
+    except TypeError:
+        raise PlanError(f"dtype={asked!r} is no dtype.", "", ways) from None
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise PlanError(f"A network's output cannot be stored as {dtype}.", "It holds real numbers.", ways)
+    return dtype
+
+
+def _check_block(lattice: PatchLattice, block: Sequence[int], names: Sequence[str]) -> None:
+    """Exact blocks are whole zones, so that no patch runs twice."""
+    if not lattice.exact:
+        return
+    for name, axis, b in zip(names, lattice.axes, block, strict=True):
+        if b < axis.output and b % axis.zone:
+            down, up = b // axis.zone * axis.zone, -(-b // axis.zone) * axis.zone
+            raise PlanError(
+                f"A block of {b} voxels on axis {name} is not a multiple of the patch's clean zone, {axis.zone}.",
+                "Patches at such cuts would run twice: 2 to 8 times the work.",
+                [
+                    f"take a block of {down or up} or {up} on this axis",
+                    "leave patch= out: the plan chooses one whose clean zone divides the block",
+                ],
+            )
+
+
+def _not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, str, list[str]]:
+    """What `NotExact` says: the layers, why, and the line to paste."""
+    training = _training(trace)
+    reasons = "\n".join(f"  {r.layer}: {r.text}" for r in trace.reasons[:5])
+    more = f"\n  and {len(trace.reasons) - 5} more" if len(trace.reasons) > 5 else ""
+    overlap = (4, 64, 64) if len(axes) == 3 else (64,) * len(axes)
+    return (
+        f"{model.name} cannot be tiled exactly:\n{reasons}{more}",
+        "Its output at a voxel depends on more than a bounded neighbourhood, so every cut changes it.",
+        ["put it in inference mode first: model.eval()", "then infer(volume, model)"]
+        if training
+        else [
+            f"blend overlapping patches: infer(volume, model, overlap={overlap})",
+            "replace the layer by one with local context (BatchNorm in eval mode, for instance) and train again",
+        ],
+    )
+
+
+def _training(trace: Trace) -> bool:
+    return any("train" in reason.text.lower() for reason in trace.reasons)
+
+
+def _refuse_training(model: Model, trace: Trace) -> None:
+    """Blending cannot mend a network in train mode: each forward pass changes it."""
+    if _training(trace):
+        reason = next(r for r in trace.reasons if "train" in r.text.lower())
+        raise ModelError(
+            f"{model.name} is in train mode: {reason.layer}: {reason.text}",
+            "Its results change from patch to patch and from run to run.",
+            ["model.eval()", "save it in eval mode: torch.jit.save(torch.jit.trace(model.eval(), x), path)"],
+        )
+
+
+def grid_for_exchange(plan: Plan) -> BlockGrid:
+    """Blocks for map_overlap, which takes a halo from the next neighbour only: none is thinner than the halo.
+
+    Blocks grow by whole blocks until they hold the halo, and a thin tail joins its neighbour.
+    """
+    thinnest, block = [], []
+    for axis, b, (low, high) in zip(plan.lattice.axes, plan.block, plan.halo, strict=True):
+        need = int(-(-max(low, high) // axis.stride))
+        thinnest.append(need)
+        block.append(-(-max(need, b) // b) * b)
+    return BlockGrid.regular(plan.lattice.output, block, thinnest)

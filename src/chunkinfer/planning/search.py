@@ -1,0 +1,121 @@
+"""Choosing patch and block where the caller leaves them open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from math import ceil, prod
+
+from chunkinfer.geometry import AxisContract, AxisLattice, PatchLattice, exact_axis, round_up
+
+ACTIVATION_BUDGET = 1 << 30
+"""Bytes of activations that a chosen patch may need. A constant, not a share of the memory found, so that the same
+call gives the same patch, and so the same bits, on every machine."""
+
+BLOCK_BUDGET = 128 << 20
+"""Bytes of a chosen block's output in the network's own type."""
+
+FEWEST_BLOCKS = 16
+"""Blocks that a volume is cut into where it is large enough, so that workers share it and a crash loses little."""
+
+STRIDES_PER_BLOCK = 8
+"""Blended blocks recompute the patches at their faces: ((k + 1) / k)^3 times the work at k strides per block."""
+
+_ZONES = (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+
+
+def choose_exact(
+    contracts: Sequence[AxisContract],
+    sizes: Sequence[int],
+    names: Sequence[str],
+    bytes_per_voxel: float,
+    asked: Sequence[int | None],
+    blocks: Sequence[int | None],
+) -> PatchLattice:
+    """The exact lattice that computes the fewest patch voxels with activations under the budget.
+
+    Parameters
+    ----------
+    contracts, sizes, names
+        The network's contract, the volume's voxels and the name of each axis.
+    bytes_per_voxel
+        Activations, per patch voxel.
+    asked, blocks
+        Patch in input voxels and block in output voxels where the caller gave them; a clean zone must divide the block.
+    """
+    options = [
+        [exact_axis(c, n, patch, name)] if patch else _axis_options(c, n, block, name)
+        for c, n, name, patch, block in zip(contracts, sizes, names, asked, blocks, strict=True)
+    ]
+    best: tuple[tuple[float, ...], tuple[AxisLattice, ...]] | None = None
+    for axes in product(*options):
+        voxels = prod(a.patch for a in axes)
+        computed = prod(a.patch * len(a.starts) for a in axes)
+        over = max(0.0, voxels * bytes_per_voxel / ACTIVATION_BUDGET - 1)
+        rank = (over, float(computed), float(voxels))
+        if best is None or rank < best[0]:
+            best = rank, axes
+    return PatchLattice(best[1] if best else ())
+
+
+def _axis_options(contract: AxisContract, size: int, block: int | None, name: str) -> list[AxisLattice]:
+    """Lattices worth comparing on one axis: one patch for all, few equal zones, and round zones."""
+    padded, period = contract.accepted_at_least(size), contract.period
+    low = round_up(contract.low, period)
+    grain = int(period / contract.stride)
+    whole_block = int(block * contract.stride) if block and block < contract.output_size(size) else None
+    if whole_block and block and block % grain:
+        whole_block = None  # no zone divides such a block; the check of blocks says so in words
+    found = {} if whole_block else {padded: exact_axis(contract, size, padded, name)}
+    equal = {round_up(ceil(padded / k), period) for k in range(2, 9)}
+    if whole_block:
+        equal |= {whole_block // k for k in range(1, 33) if whole_block % k == 0}
+    for zone in equal | {round_up(z, period) for z in _ZONES} | {period}:
+        if zone % period or (whole_block and whole_block % zone):
+            continue
+        patch = low + zone + contract.high
+        while not contract.accepts(patch) or (padded - patch) % period:
+            patch += 1
+        if patch < padded and (lattice := exact_axis(contract, size, patch, name)).step == zone:
+            found[patch] = lattice
+    return list(found.values()) or [exact_axis(contract, size, padded, name)]
+
+
+def choose_blended_patch(
+    contract: AxisContract, size: int, overlap: int
+) -> int:
+    """A patch that overlaps its neighbours by a quarter: chunkflow's and MONAI's usual share."""
+    return contract.accepted_at_least(max(4 * overlap, min(size, 64), sum(contract.crop) + overlap + 1))
+
+
+def choose_block(
+    lattice: PatchLattice, channels: int, itemsize: int, asked: Sequence[int | None]
+) -> tuple[int, ...]:
+    """Blocks, in output voxels, of whole zones or strides: as large as memory likes, as many as workers like.
+
+    Grows the shortest open axis by one zone at a time, so blocks come out near cubes, which read the least halo.
+    """
+    most = tuple(round_up(a.output, a.zone) for a in lattice.axes)
+    block = [given or min(a.zone, m) for given, a, m in zip(asked, lattice.axes, most, strict=True)]
+
+    def blocks(b: Sequence[int]) -> int:
+        return prod(ceil(a.output / n) for a, n in zip(lattice.axes, b, strict=True))
+
+    def fits(b: Sequence[int], fewest: int) -> bool:
+        return prod(b) * channels * itemsize <= BLOCK_BUDGET and blocks(b) >= fewest
+
+    def grow(fewest: int, allowed: Callable[[int], bool]) -> None:
+        open_axes = {d for d, given in enumerate(asked) if not given}
+        while open_axes:
+            d = min(open_axes, key=lambda i: block[i])
+            larger = [*block[:d], min(block[d] + lattice.axes[d].zone, most[d]), *block[d + 1 :]]
+            if block[d] < most[d] and allowed(larger[d] // lattice.axes[d].zone) and fits(larger, fewest):
+                block[:] = larger
+            else:
+                open_axes.discard(d)
+
+    if lattice.exact:
+        grow(FEWEST_BLOCKS, lambda zones: True)
+    else:  # here larger blocks save work, so that comes before their number
+        grow(1, lambda strides: strides <= STRIDES_PER_BLOCK)
+    return tuple(min(b, a.output) if b >= a.output else b for b, a in zip(block, lattice.axes, strict=True))

@@ -1,0 +1,128 @@
+"""What a run says while it goes and when it ends."""
+
+from __future__ import annotations
+
+import html
+import platform
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+
+@dataclass
+class RunReport:
+    """How a run went."""
+
+    url: str
+    """Where the output is."""
+    blocks: int = 0
+    """Blocks of the output."""
+    skipped: int = 0
+    """Blocks that earlier runs had stored."""
+    computed: int = 0
+    """Blocks that this run stored."""
+    retried: int = 0
+    """Times that a block was tried again."""
+    failed: list[str] = field(default_factory=list)
+    """Boxes, in voxels of the output, that failed after all retries."""
+    voxels: int = 0
+    """Voxels, times channels, that this run stored."""
+    bytes: int = 0
+    """Their bytes before compression."""
+    seconds: float = 0.0
+    """Wall time."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds of all tasks per stage: read, wait (for the device), compute, write."""
+    plan: str = ""
+    """The plan, as text."""
+    header: dict[str, Any] = field(default_factory=dict)
+    """Source, model, settings, destination and versions: what the run is."""
+
+    @property
+    def voxels_per_second(self) -> float:
+        """Of this run, stored."""
+        return self.voxels / self.seconds if self.seconds else 0.0
+
+    def add(self, record: dict[str, float], voxels: int) -> None:
+        """Count a stored block."""
+        self.computed += 1
+        self.voxels += voxels
+        for name, value in record.items():
+            if name == "bytes":
+                self.bytes += int(value)
+            else:
+                self.stages[name] = self.stages.get(name, 0.0) + value
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for ``run.json``."""
+        return {**asdict(self), "voxels_per_second": self.voxels_per_second}
+
+    def _rows(self) -> list[tuple[str, str]]:
+        stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.stages.items())
+        return [
+            ("output", self.url),
+            ("blocks", f"{self.computed} computed, {self.skipped} stored before, {len(self.failed)} failed, "
+                       f"{self.retried} retries"),
+            ("time", f"{self.seconds:.1f} s, {self.voxels_per_second / 1e6:.2f} Mvoxel/s stored (channels counted)"),
+            ("tasks", stages),
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name + ':':<9}{value}" for name, value in self._rows() if value)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{k}</th><td style='text-align:left'>{html.escape(v)}</td></tr>"
+            for k, v in self._rows()
+        )
+        return f"<table>{rows}</table>"
+
+
+class Progress:
+    """A progress bar in voxels, with blocks beside it; in terminals and notebooks unless told otherwise."""
+
+    def __init__(self, voxels: int, blocks: int, show: bool | None) -> None:
+        if show is None:
+            show = "ipykernel" in sys.modules or sys.stderr.isatty()
+        self._bar: Any = None
+        self._blocks, self._done, self._failed = blocks, 0, 0
+        if show and blocks:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=voxels, unit="voxel", unit_scale=True, dynamic_ncols=True)
+            self._describe()
+
+    def advance(self, voxels: int) -> None:
+        """A block is stored."""
+        self._done += 1
+        if self._bar is not None:
+            self._describe()
+            self._bar.update(voxels)
+
+    def failed(self) -> None:
+        """A block failed for good."""
+        self._failed += 1
+        self._describe()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _describe(self) -> None:
+        if self._bar is not None:
+            failed = f", {self._failed} failed" if self._failed else ""
+            self._bar.set_description(f"{self._done}/{self._blocks} blocks{failed}", refresh=False)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("chunkinfer", "torch", "numpy", "dask", "distributed", "tensorstore", "xarray"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,428 @@
+"""save: any lazy array to a store, block by block, resumable, durable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+
+from chunkinfer.blockwise import (
+    Ledger,
+    Payload,
+    Reader,
+    Store,
+    Windows,
+    check_reads,
+    client_for,
+    copy_blocks,
+    origin_of,
+    payloads_of,
+    store_blocks,
+)
+from chunkinfer.errors import PlanError, RunError, SettingsDiffer, SourceNotFound
+from chunkinfer.geometry import BlockGrid, Box, round_up
+from chunkinfer.kernel import cores
+from chunkinfer.reports import Progress, RunReport, versions
+from chunkinfer.storage import Destination, Files, create, guess_format, open_destination, write_unit
+from chunkinfer.volume import Volume, as_volume
+
+CHUNK = 64
+"""Voxels along each spatial axis of a chunk, about: what viewers and readers like to fetch."""
+
+COPY_BYTES = 64 << 20
+"""Bytes of a block of an array without a network, about."""
+
+LEDGER_SECONDS = 0.5
+"""Finished blocks are recorded this often; a crash loses no more than what was not."""
+
+
+def save(
+    array: Any,
+    url: Any,
+    *,
+    format: str | None = None,
+    chunks: Sequence[int] | None = None,
+    shards: Sequence[int] | bool | None = None,
+    encoding: str | None = None,
+    compression: str | None = None,
+    overwrite: bool = False,
+    client: Any = None,
+    progress: bool | None = None,
+) -> RunReport:
+    """Compute a lazy array and store it, block by block.
+
+    Runs on the active dask client, or on an in-process cluster where there is none. Run again after a crash, the same
+    call computes only the blocks that are missing.
+
+    Parameters
+    ----------
+    array
+        A DataArray, dask, zarr or numpy array, or a URL; what `infer` returns, or anything else.
+    url
+        A path or a ``file://``, ``s3://`` or ``gs://`` URL.
+    format
+        "zarr3" (default), "zarr2" or "precomputed" (also by a ``precomputed://`` prefix or a ``.precomputed`` suffix).
+    chunks
+        Voxels of a stored chunk, in the order of the array's axes; by default about 64 per spatial axis.
+    shards
+        Voxels of a shard: chunks stored as one object, by one task. By default zarr3 takes the block, the others have
+        none; False for none.
+    encoding
+        Of precomputed: "raw", "jpeg" (lossy) or "compressed_segmentation".
+    compression
+        Of zarr: "zstd" (default), "blosc", "gzip" or "none".
+    overwrite
+        Delete what is stored there and start anew.
+    client
+        The `distributed.Client` to run on.
+    progress
+        Show a progress bar; by default in terminals and notebooks.
+
+    Returns
+    -------
+    RunReport
+        Also written beside the output, as ``.chunkinfer/run.json``.
+
+    Raises
+    ------
+    SettingsDiffer
+        The destination holds the output of a run with other settings; shows both.
+    DestinationError
+        It cannot be written, or holds something else.
+    PlanError
+        Blocks are not whole chunks or shards, or every block would read most of the volume.
+    RunError
+        Blocks failed after retries. All others are stored, and the same call resumes.
+    """
+    asked = {"format": format, "chunks": chunks, "shards": shards, "encoding": encoding, "compression": compression}
+    run = _Run(as_volume(array), url, {k: v for k, v in asked.items() if v is not None})
+    run.settle(overwrite)
+    return run.run(client, progress)
+
+
+class _Run:
+    """One run of one array to one destination."""
+
+    def __init__(self, volume: Volume, url: Any, asked: Mapping[str, Any]) -> None:
+        self.volume, self.url, self.asked = volume, url, asked
+        if asked.get("format") is None:
+            self.format = guess_format(url)
+        else:
+            self.format = guess_format(url, asked["format"])
+        self.ledger = Ledger(Files(_plain(url)))
+
+    @property
+    def array(self) -> da.Array:
+        return self.volume.array
+
+    @property
+    def networks(self) -> list[Payload]:
+        """The networks in the array's graph."""
+        return [p for p in payloads_of(self.array.dask) if p.key.startswith("network-")]
+
+    # ---- before anything is computed ----------------------------------------------------------------------------
+
+    def settle(self, overwrite: bool) -> None:
+        """Find out whether this run starts anew or goes on, and open the destination."""
+        header = None if overwrite else self.ledger.header()
+        if header is not None:
+            self._adopt(header)
+        self.block = self._block()
+        check_reads(None if self.fused else origin_of(self.array), _sample(self._grid()))
+        layout = self._layout()
+        self.header = self._header(layout)
+        if header is not None:
+            self._compare(header)
+            try:
+                self.destination = open_destination(f"{self.format}://{_plain(self.url)}")
+                return
+            except SourceNotFound:
+                pass  # the ledger is there and the array is not: deleted, or a crash between the two
+        self.destination = self._create(layout, overwrite)
+        self.ledger.begin(self.header)
+
+    def _adopt(self, header: Mapping[str, Any]) -> None:
+        """Take over what the earlier run settled and this call leaves open."""
+        stored, mine = header.get("networks", []), self.networks
+        if len(stored) == len(mine) == 1 and mine[0].rebuild and self.array.name == mine[0].about["array"]:
+            theirs, ours = stored[0]["settings"], mine[0].about["settings"]
+            differ = {k for k in ours if ours[k] != theirs.get(k)}
+            same = stored[0]["model"] == mine[0].about["model"] and stored[0]["source"] == mine[0].about["source"]
+            if same and differ and not differ & set(mine[0].about["asked"]):
+                rebuilt = mine[0].rebuild(theirs)
+                self.volume = Volume(**{**vars(self.volume), "array": rebuilt})
+        layout = header.get("destination", {})
+        for name in ("chunks", "shards", "encoding", "compression"):
+            if name not in self.asked:
+                self.asked = {**self.asked, name: layout.get(name)}
+
+    def _compare(self, header: Mapping[str, Any]) -> None:
+        """Refuse a destination that another run made, showing what differs."""
+        theirs, ours = _flat(header), _flat(_as_json(self.header))
+        hidden = {"plan", "asked", "versions", "started"}
+        differ = [
+            k for k in sorted(theirs.keys() | ours.keys())
+            if theirs.get(k) != ours.get(k) and not hidden & set(k.split("."))
+        ]  # fmt: skip
+        if not differ:
+            return
+        if len(differ) > 1:  # a computation is named by its settings, so it tells nothing new beside them
+            differ = [k for k in differ if k != "computation"] or differ
+        rows = [f"  {k}: stored {theirs.get(k, 'nothing')}, asked {ours.get(k, 'nothing')}" for k in differ[:8]]
+        raise SettingsDiffer(
+            f"{_plain(self.url)} holds the output of a run with other settings:\n" + "\n".join(rows),
+            "Blocks of two runs in one output would be a seam that nobody sees.",
+            ["start anew: save(array, url, overwrite=True)", "store beside it: choose another URL"],
+        )
+
+    def _create(self, layout: Mapping[str, Any], overwrite: bool) -> Destination:
+        frame = self.volume.frame
+        attributes = {k: v for k, v in _as_json(self.volume.attrs).items() if v is not None}
+        if self.volume.channel is not None:
+            attributes["channel_names"] = [str(c) for c in self.volume.channel]
+        return create(
+            self.url,
+            format=self.format,
+            shape=self.array.shape,
+            dtype=self.array.dtype,
+            dims=self.volume.dims,
+            chunks=layout["chunks"],
+            shards=layout["shards"],
+            voxel_size=frame.voxel_size,
+            unit=frame.unit,
+            offset={d: int(o) if float(o).is_integer() else o for d, o in frame.origin.items()},
+            encoding=layout["encoding"],
+            compression=layout["compression"],
+            overwrite=overwrite,
+            attributes=attributes,
+        )
+
+    def _header(self, layout: Mapping[str, Any]) -> dict[str, Any]:
+        """What this run is: equal headers give equal bits in equal places."""
+        frame = self.volume.frame
+        return {
+            "computation": self.array.name,
+            "networks": [p.about for p in self.networks],
+            "destination": {
+                "format": self.format,
+                "shape": list(self.array.shape),
+                "dtype": str(self.array.dtype),
+                "dims": list(self.volume.dims),
+                "block": list(self.block),
+                "voxel_size": frame.voxel_size,
+                "unit": frame.unit,
+                "offset": frame.origin,
+                **layout,
+            },
+            "versions": versions(),
+        }
+
+    # ---- blocks, chunks and shards ------------------------------------------------------------------------------
+
+    def _block(self) -> tuple[int, ...]:
+        """The blocks that tasks write: the array's own chunks where a network computes them."""
+        own = [c[0] if c else 1 for c in self.array.chunks]
+        regular = all(
+            len(set(c[:-1])) <= 1 and (len(c) < 2 or c[-1] <= c[0]) for c in self.array.chunks
+        )  # fmt: skip
+        if self.networks and not regular:
+            raise PlanError(
+                f"The array's chunks {tuple(c[:3] for c in self.array.chunks)}... are not one regular grid.",
+                "A network's output was sliced: its blocks no longer fall on whole chunks of the destination.",
+                [
+                    "slice the input instead: save(infer(volume.isel(z=slice(17, None)), model), url)",
+                    "save it whole, and open the part you need",
+                ],
+            )
+        self.fused = bool(self.networks)
+        if self.fused:
+            return tuple(own)
+        return self._copy_block(own, regular)
+
+    def _copy_block(self, own: Sequence[int], regular: bool) -> tuple[int, ...]:
+        """For arrays without a network: whole write units, near the array's own chunks, of a size worth a task."""
+        shape, dims = self.array.shape, self.volume.dims
+        shards = self.asked.get("shards")
+        chunks = self.asked.get("chunks") or [min(CHUNK, n) if d in "zyx" else n for d, n in zip(dims, shape, strict=True)]
+        unit = list(
+            write_unit(self.url, format=self.format, shape=shape, dims=dims, chunks=chunks, shards=shards or None)
+        )
+        self.fused = regular and all(b % u == 0 or b >= n for b, u, n in zip(own, unit, shape, strict=True))
+        if self.fused and prod(own) * self.array.dtype.itemsize * 8 >= COPY_BYTES:
+            return tuple(own)
+        self.fused = False
+        block = [min(u, n) for u, n in zip(unit, shape, strict=True)]
+        while True:
+            open_axes = [d for d, n in enumerate(shape) if block[d] < n]
+            if not open_axes or prod(block) * self.array.dtype.itemsize * 2 > COPY_BYTES:
+                return tuple(block)
+            d = min(open_axes, key=lambda i: block[i])
+            block[d] = min(block[d] * 2, round_up(shape[d], unit[d]))
+
+    def _layout(self) -> dict[str, Any]:
+        """Chunks, shards and encoding of the destination, checked against the blocks."""
+        shape, dims, block = self.array.shape, self.volume.dims, self.block
+        chunks = self.asked.get("chunks")
+        chunks = tuple(chunks) if chunks else tuple(
+            _chunk_of(b, n, CHUNK if d in "zyx" else b) for d, b, n in zip(dims, block, shape, strict=True)
+        )  # fmt: skip
+        if len(chunks) != len(shape):
+            raise PlanError(
+                f"chunks={chunks} does not fit the array's axes {dims}.", "Every axis has a chunk size.",
+                [f"chunks={tuple(_chunk_of(b, n, CHUNK) for b, n in zip(block, shape, strict=True))}", "leave chunks= out"],
+            )  # fmt: skip
+        shards = self.asked.get("shards")
+        if shards is None and self.format == "zarr3":
+            shards = [round_up(min(b, n), c) for b, n, c in zip(block, shape, chunks, strict=True)]
+        shards = tuple(shards) if shards else None
+        unit = write_unit(self.url, format=self.format, shape=shape, dims=dims, chunks=chunks, shards=shards)
+        for d, b, u, n in zip(dims, block, unit, shape, strict=True):
+            if b < n and b % u:
+                what = "shard" if shards else "chunk"
+                raise PlanError(
+                    f"A block of {b} voxels on axis {d} is not a whole number of {what}s of {u} voxels.",
+                    f"Two tasks would write one {what}, and one of them would be lost.",
+                    [
+                        f"choose a {what} that divides {b} on this axis, or leave {what}s= out",
+                        f"choose the block: infer(volume, model, block={round_up(b, u)})",
+                    ],
+                )
+        return {
+            "chunks": list(chunks),
+            "shards": list(unit) if shards else None,
+            "encoding": self.asked.get("encoding"),
+            "compression": self.asked.get("compression"),
+        }
+
+    def _grid(self) -> BlockGrid:
+        return BlockGrid.regular(self.array.shape, self.block)
+
+    # ---- running ------------------------------------------------------------------------------------------------
+
+    def run(self, client: Any, progress: bool | None) -> RunReport:
+        """Compute and store the missing blocks."""
+        grid = self._grid()
+        done = self.ledger.done()
+        todo = [i for i in range(len(grid)) if i not in done]
+        report = RunReport(
+            url=_plain(self.url),
+            blocks=len(grid),
+            skipped=len(grid) - len(todo),
+            header=self.header,
+            plan=self.networks[0].about["plan"] if self.networks else "",
+        )
+        start, failures = time.perf_counter(), {}
+        kernels = max((p.about["kernels"] for p in self.networks), default=cores())
+        bar = Progress(sum(_voxels(grid, i) for i in todo), len(todo), progress)
+        fresh: list[int] = []
+        recorded = time.perf_counter()
+        try:
+            if todo:
+                with client_for(client, kernels) as active:
+                    windows = Windows(self._tasks(grid), grid, active, whole=self._shares_upstream())
+                    for outcome in windows.run(todo):
+                        report.retried += outcome.tries - 1
+                        if outcome.error is not None:
+                            failures[outcome.position] = outcome.error
+                            bar.failed()
+                            if not report.computed and len(failures) >= windows.hopeless:
+                                break
+                            continue
+                        fresh.append(outcome.position)
+                        report.add(outcome.record, _voxels(grid, outcome.position))
+                        bar.advance(_voxels(grid, outcome.position))
+                        if time.perf_counter() - recorded > LEDGER_SECONDS:
+                            self.ledger.add(fresh)
+                            fresh, recorded = [], time.perf_counter()
+        finally:
+            bar.close()
+            self.ledger.add(fresh)
+            report.seconds = time.perf_counter() - start
+            report.failed = [str(grid.box(grid.unravel(i))) for i in sorted(failures)]
+            self.ledger.report(report.as_dict())
+        self.ledger.compact()
+        if failures:
+            raise _run_error(report, failures, grid)
+        return report
+
+    def _tasks(self, grid: BlockGrid) -> Any:
+        """A function of a suffix: the lazy array of this run's tasks under a name of its own."""
+        token = tokenize(self.array.name, self.destination, self.block)
+        store = Payload(f"store-{token}", Store(self.destination, self.volume.dims, grid))
+        if self.fused:
+            return lambda suffix: store_blocks(self.array, store, f"save-{token}{suffix}")
+        origin = origin_of(self.array)
+        reader = Payload(f"reader-{tokenize(self.array.name, False)}", Reader(origin, channels=False))
+        return lambda suffix: copy_blocks(reader, store, f"save-{token}{suffix}")
+
+    def _shares_upstream(self) -> bool:
+        """Whether blocks share tasks that are dear to run twice: halos exchanged between blocks."""
+        return any("overlap" in name for name in self.array.dask.layers)
+
+
+def _chunk_of(block: int, size: int, wanted: int) -> int:
+    """A chunk that divides the block, as near to what is wanted as can be; any chunk divides a block that is all."""
+    if block >= size:
+        return max(1, min(wanted, size))
+    return min((c for c in range(1, block + 1) if block % c == 0), key=lambda c: abs(np.log(c / wanted)))
+
+
+def _voxels(grid: BlockGrid, position: int) -> int:
+    return grid.box(grid.unravel(position)).size
+
+
+def _sample(grid: BlockGrid) -> list[Box]:
+    """The first, a middle and the last block."""
+    return [grid.box(grid.unravel(i)) for i in sorted({0, len(grid) // 2, len(grid) - 1}) if len(grid)]
+
+
+def _plain(url: Any) -> str:
+    """The URL without a format prefix."""
+    text = str(url)
+    for prefix in ("precomputed://", "zarr://", "zarr2://", "zarr3://"):
+        text = text.removeprefix(prefix)
+    return text
+
+
+def _as_json(value: Any) -> Any:
+    import json
+
+    return json.loads(json.dumps(value, default=str))
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested table as dotted names."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        items = ((str(i), v) for i, v in enumerate(value))  # type: ignore[assignment]
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _run_error(report: RunReport, failures: Mapping[int, BaseException], grid: BlockGrid) -> RunError:
+    first = failures[min(failures)]
+    boxes = "\n".join(f"  {grid.box(grid.unravel(i))}: {_first_line(failures[i])}" for i in sorted(failures)[:5])
+    more = f"\n  and {len(failures) - 5} more" if len(failures) > 5 else ""
+    error = RunError(
+        f"{len(failures)} of {report.blocks} blocks failed:\n{boxes}{more}",
+        f"The other {report.computed + report.skipped} that were tried are stored in {report.url}.",
+        ["mend the cause and make the same call again: only what is missing is computed",
+         f"read the report: {report.url}/.chunkinfer/run.json"],
+    )  # fmt: skip
+    error.__cause__ = first
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

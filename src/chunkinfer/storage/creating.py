@@ -1,0 +1,232 @@
+"""Create an output: check everything first, then let it exist by one atomic write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from chunkinfer.errors import ChunkinferError, DestinationError
+from chunkinfer.storage import erasing, failures, precomputed, zarr
+from chunkinfer.storage.axes import ORDER, SPATIAL
+from chunkinfer.storage.described import Request, unsupported
+from chunkinfer.storage.destination import Destination
+from chunkinfer.storage.opening import DRIVERS, open_source
+from chunkinfer.storage.placement import Placement, short_unit
+from chunkinfer.storage.source import Source
+from chunkinfer.storage.store import kvstore
+from chunkinfer.storage.urls import Location, locate
+
+
+@dataclass(frozen=True)
+class Format:
+    """How outputs of one format come to be."""
+
+    files: Callable[[Request], dict[str, bytes]]
+    """The metadata objects; the array exists once the last is there."""
+    write_unit: Callable[[tuple[int, ...], tuple[str, ...], Any, Any], tuple[int, ...]]
+    """The smallest unit that one writer must own."""
+
+
+FORMATS = {
+    "zarr3": Format(zarr.files3, zarr.write_unit),
+    "zarr2": Format(zarr.files2, zarr.write_unit),
+    "precomputed": Format(precomputed.files, precomputed.write_unit),
+}
+
+ABSENT = b"\x02"
+"""tensorstore's generation of an object that does not exist."""
+
+
+def guess_format(url: str | os.PathLike[str], format: str | None = None) -> str:
+    """The format of an output: the one asked for, else by prefix or suffix of the URL, else zarr3."""
+    location = locate(url)
+    asked = format or location.format or ("precomputed" if location.url.endswith(".precomputed") else "zarr3")
+    asked = "zarr3" if asked == "zarr" else asked
+    if asked not in FORMATS:
+        raise unsupported("The format of an output", asked, tuple(FORMATS), ("choose one of these",))
+    return asked
+
+
+def default_chunks(shape: Sequence[int], dims: Sequence[str]) -> tuple[int, ...]:
+    """64 voxels per spatial axis, all channels, one time point."""
+    sizes = {"t": 1, **dict.fromkeys(SPATIAL, 64)}
+    return tuple(max(1, min(size, sizes.get(dim, size))) for dim, size in zip(dims, shape, strict=True))
+
+
+def write_unit(
+    url: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    shape: Sequence[int],
+    dims: Sequence[str],
+    chunks: Sequence[int] | None = None,
+    shards: Sequence[int] | None = None,
+) -> tuple[int, ...]:
+    """The smallest unit that one writer of such an output must own; blocks are multiples of it.
+
+    Where the format restricts shards, this is the smallest possible one that covers ``shards``. It can itself be given
+    to :func:`create` as ``shards``.
+    """
+    chunks = tuple(chunks) if chunks is not None else default_chunks(shape, dims)
+    return FORMATS[guess_format(url, format)].write_unit(
+        tuple(shape), tuple(dims), chunks, None if shards is None else tuple(shards)
+    )
+
+
+def create(
+    url: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    dims: Sequence[str],
+    chunks: Sequence[int] | None = None,
+    shards: Sequence[int] | None = None,
+    voxel_size: Mapping[str, float] | None = None,
+    unit: str = "",
+    offset: Mapping[str, float] | None = None,
+    encoding: str | None = None,
+    compression: str | None = None,
+    overwrite: bool = False,
+    attributes: Mapping[str, Any] | None = None,
+) -> Destination:
+    """Create an empty array and open it for writing.
+
+    Parameters
+    ----------
+    url
+        Where; its parent folders are made, a bucket is not.
+    format
+        "zarr3", "zarr2" or "precomputed"; by default from the URL's prefix or suffix, else zarr3.
+    shape, dtype, dims
+        Voxels per axis, their type, and the axes out of ("t", "c", "z", "y", "x") in that order.
+    chunks
+        Smallest readable unit; by default 64 voxels per spatial axis with all channels.
+    shards
+        Chunks stored in one object; by default each chunk is one. See :func:`write_unit`.
+    voxel_size, unit, offset
+        Per spatial axis: size of a voxel in ``unit``, and the volume coordinate in voxels of index 0. Precomputed is
+        always in nm, to which other units are converted; an unknown unit is taken for nm.
+    encoding
+        For precomputed: "raw", "jpeg" (lossy) or "compressed_segmentation".
+    compression
+        For zarr: "zstd", "blosc", "gzip" or "none".
+    overwrite
+        Delete an array that is there, with its ledger. Nothing but an array is ever deleted.
+    attributes
+        Further attributes to store, such as ``channel_names``.
+
+    Raises
+    ------
+    DestinationError
+        Something is there already, the place cannot be written, or the format cannot hold the array.
+    """
+    location = locate(url)
+    name = guess_format(url, format)
+    request = _request(shape, dtype, dims, chunks, shards, voxel_size, unit, offset, encoding, compression, attributes)
+    objects = FORMATS[name].files(request)
+    _rehearse(location, name, objects)
+    erasing.make_room(location, overwrite)
+    try:
+        _write(location, objects)
+    except failures.FAILURES as error:
+        if isinstance(error, ChunkinferError):
+            raise
+        raise failures.unwritable(location.url, error, "created") from error
+    return open_destination(f"{name}://{location.url}")
+
+
+def open_destination(url: str | os.PathLike[str]) -> Destination:
+    """Open an array that :func:`create` made, to go on writing.
+
+    Raises
+    ------
+    SourceNotFound
+        Nothing is there.
+    DestinationError
+        It is in a format that is only read.
+    """
+    source = open_source(url)
+    if source.format not in FORMATS or source.spec["kvstore"]["driver"] == "http":
+        raise DestinationError(
+            f"{source.url} ({source.format}) can only be read.",
+            "Outputs are zarr or precomputed, on a file system, S3 or Google Cloud Storage.",
+            ["choose another URL", "or another format: format='zarr3'"],
+        )
+    members = {field.name: getattr(source, field.name) for field in fields(Source)}
+    spec = {**source.spec, "store_data_equal_to_fill_value": True}
+    return Destination(**{**members, "spec": spec})
+
+
+def _request(
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    dims: Sequence[str],
+    chunks: Sequence[int] | None,
+    shards: Sequence[int] | None,
+    voxel_size: Mapping[str, float] | None,
+    unit: str,
+    offset: Mapping[str, float] | None,
+    encoding: str | None,
+    compression: str | None,
+    attributes: Mapping[str, Any] | None,
+) -> Request:
+    """Bring all arguments to one form."""
+    dims = tuple(dims)
+    if dims != tuple(dim for dim in ORDER if dim in dims) or not len(dims) >= 2:
+        raise unsupported("The axes of an output", dims, "two to five of ('t', 'c', 'z', 'y', 'x'), in that order")
+    chunks = default_chunks(shape, dims) if chunks is None else chunks
+    for what, values in {"shape": shape, "chunks": chunks, "shards": shards}.items():
+        if values is not None and (
+            len(values) != len(dims) or any(value != int(value) or value < 1 for value in values)
+        ):
+            raise unsupported(f"The {what} of an output", tuple(values), f"{len(dims)} positive integers, for {dims}")
+    chunks = tuple(int(value) for value in chunks)
+    shards = None if shards is None else tuple(int(value) for value in shards)
+    placement = Placement(dict(voxel_size or {}), short_unit(unit), dict(offset or {})).complete(dims)
+    if not all(np.isfinite(size) and size > 0 for size in placement.voxel_size.values()):
+        raise unsupported("The voxel size of an output", dict(placement.voxel_size), "positive numbers")
+    return Request(
+        shape=tuple(int(value) for value in shape),
+        dtype=np.dtype(dtype),
+        dims=dims,
+        chunks=chunks,
+        shards=None if shards == chunks else shards,
+        placement=placement,
+        encoding=encoding,
+        compression=compression,
+        attributes=dict(attributes or {}),
+    )
+
+
+def _rehearse(location: Location, format: str, objects: Mapping[str, bytes]) -> None:
+    """Open the metadata in memory: nothing is stored that could not be opened again."""
+    import tensorstore as ts
+
+    context = ts.Context()
+    try:
+        memory = ts.KvStore.open({"driver": "memory"}, context=context).result()
+        for name, content in objects.items():
+            memory.write(name, content).result()
+        ts.open({"driver": DRIVERS[format], "kvstore": {"driver": "memory"}}, context=context).result()
+    except failures.FAILURES as error:
+        raise failures.unwritable(location.url, error, "created") from error
+
+
+def _write(location: Location, objects: Mapping[str, bytes]) -> None:
+    store = kvstore(location.kvstore)
+    *before, last = objects
+    for name in before:
+        store.write(name, objects[name]).result()
+    stamp = store.write(last, objects[last], if_equal=ABSENT).result()
+    if not stamp.generation:
+        raise DestinationError(
+            f"{location.url} was created by another process a moment ago.",
+            "Two runs were given the same URL.",
+            ["let one of them finish", "or choose another URL"],
+        )

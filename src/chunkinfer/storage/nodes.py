@@ -1,0 +1,185 @@
+"""Nodes: what lies at a place, by its metadata objects, and which arrays lie below it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chunkinfer.errors import SourceError, SourceNotFound
+from chunkinfer.storage import failures
+from chunkinfer.storage.store import kvstore
+from chunkinfer.storage.urls import Location
+
+OBJECTS = {
+    "zarr.json": "zarr3",
+    ".zarray": "zarr2",
+    ".zgroup": "zarr2",
+    "info": "precomputed",
+}
+"""Metadata object -> the format whose presence it tells."""
+
+DEPTH = 3
+"""How many groups deep arrays are looked for."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """An array, a group or a volume, before it is described."""
+
+    location: Location
+    format: str
+    """"zarr2", "zarr3" or "precomputed"."""
+    meta: Mapping[str, Any]
+    """Content of the metadata object."""
+    attributes: Mapping[str, Any]
+    """The user's attributes."""
+    raw: tuple[bytes, ...]
+    """The metadata objects as stored, for the digest."""
+    version: str = ""
+    """Modification time or generation of the metadata object."""
+    is_group: bool = field(default=False)
+    """Whether it is a zarr group."""
+
+
+def look(location: Location) -> Node:
+    """Find out what lies at a place.
+
+    Raises
+    ------
+    SourceNotFound
+        Nothing is there.
+    SourceError
+        Something is there that cannot be read, or several formats at once.
+    """
+    if location.path is not None and not os.path.lexists(location.path):
+        raise _not_found(location, "Nothing exists at this path.")
+    found = {name: result for name, result in read_objects(location, [*OBJECTS, ".zattrs"]).items() if result}
+    wanted = {
+        name: fmt
+        for name, fmt in OBJECTS.items()
+        if name in found and (location.format is None or fmt.startswith(location.format))
+    }
+    formats = list(dict.fromkeys(wanted.values()))
+    if not formats:
+        there = f" ({', '.join(found)} are there)" if found else ""
+        if location.path is None:
+            raise _not_found(location, f"None of {', '.join(OBJECTS)} exists below it{there}.")
+        raise SourceError(
+            f"{location.url} holds neither an array nor a group{there}.",
+            f"None of {', '.join(OBJECTS)} is in the folder: it is another format, a folder above, or unfinished.",
+            ["give the folder that holds the metadata", "or convert the data to zarr or precomputed"],
+        )
+    if len(formats) > 1:
+        raise SourceError(
+            f"{location.url} holds metadata of several formats: {', '.join(wanted)}.",
+            "Which of them describes the data cannot be guessed.",
+            [f"open_volume('{fmt}://{location.url}')" for fmt in formats],
+        )
+    name = next(iter(wanted))
+    text, version = found[name]
+    meta, attributes = parse(location, name, text), {}
+    raw: tuple[bytes, ...] = (text,)
+    if ".zattrs" in found and formats[0] == "zarr2":
+        attributes = parse(location, ".zattrs", found[".zattrs"][0])
+        raw = (text, found[".zattrs"][0])
+    elif formats[0] == "zarr3":
+        attributes = meta.get("attributes") or {}
+    is_group = name == ".zgroup" or (formats[0] == "zarr3" and meta.get("node_type") == "group")
+    return Node(location, formats[0], meta, attributes, raw, version, is_group)
+
+
+def read_objects(location: Location, names: list[str]) -> dict[str, tuple[bytes, str] | None]:
+    """Small objects below a place, read at once: content and version, or None where there is none."""
+    try:
+        store = kvstore(location.kvstore)
+        pending = {name: store.read(name) for name in names}
+        results = {name: future.result() for name, future in pending.items()}
+    except failures.FAILURES as error:
+        raise failures.unreadable(location.url, error) from error
+    return {
+        name: (bytes(result.value), _version(location, name, result)) if result.state == "value" else None
+        for name, result in results.items()
+    }
+
+
+def _version(location: Location, name: str, result: Any) -> str:
+    if location.path is not None:
+        # tensorstore's generation holds device numbers, which differ between machines that mount one file system.
+        return str((location.path / name).stat().st_mtime_ns)
+    return bytes(result.stamp.generation).hex()
+
+
+def parse(location: Location, name: str, text: bytes) -> dict[str, Any]:
+    """A metadata object as JSON."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        value = f"{error}"
+    if not isinstance(value, dict):
+        raise SourceError(
+            f"{location.url}/{name} is not a JSON object: {str(value)[:200]}",
+            "The file was truncated by an interrupted copy or write, or damaged.",
+            ["copy or write the metadata again", "or restore it from another copy of the data"],
+        )
+    return value
+
+
+def arrays_below(group: Node) -> list[str] | None:
+    """Names of the arrays and multiscale images in a group; None where the store cannot list them."""
+    consolidated = _consolidated(group)
+    if consolidated is not None:
+        return consolidated
+    if group.location.path is None:
+        return None
+    return sorted(_walk(group.location.path, "", DEPTH))
+
+
+def _consolidated(group: Node) -> list[str] | None:
+    if group.format == "zarr3":
+        block = group.meta.get("consolidated_metadata")
+        nodes = block.get("metadata") if isinstance(block, Mapping) else None
+        if not isinstance(nodes, Mapping):
+            return None
+        return sorted(name for name, node in nodes.items() if node.get("node_type") == "array")
+    found = read_objects(group.location, [".zmetadata"])[".zmetadata"]
+    if found is None:
+        return None
+    nodes = parse(group.location, ".zmetadata", found[0]).get("metadata", {})
+    return sorted(name.removesuffix("/.zarray") for name in nodes if name.endswith("/.zarray"))
+
+
+def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if not entry.is_dir() or entry.name.startswith("."):
+            continue
+        path, name = folder / entry.name, f"{prefix}{entry.name}"
+        if _is_leaf(path):
+            yield name
+        elif depth > 1 and any((path / marker).is_file() for marker in (".zgroup", "zarr.json")):
+            yield from _walk(path, f"{name}/", depth - 1)
+
+
+def _is_leaf(path: Path) -> bool:
+    """Whether a folder is an array, or a group whose attributes describe a multiscale image."""
+    if (path / ".zarray").is_file():
+        return True
+    for name in ("zarr.json", ".zattrs"):
+        try:
+            text = (path / name).read_text()
+        except OSError:
+            continue
+        if '"multiscales"' in text or '"array"' in text:
+            return True
+    return False
+
+
+def _not_found(location: Location, why: str) -> SourceNotFound:
+    return SourceNotFound(
+        f"Nothing is at {location.url}.",
+        why,
+        ["check the spelling, and for object stores bucket, endpoint and credentials", "or write the data there first"],
+    )

@@ -1,0 +1,232 @@
+"""Open a URL: find out what is there, choose one array, describe it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from chunkinfer.errors import AmbiguousSource, SourceError
+from chunkinfer.storage import failures, npy, ome, precomputed, zarr
+from chunkinfer.storage.axes import canonical, recognise
+from chunkinfer.storage.described import Described, check_dtype
+from chunkinfer.storage.nodes import Node, arrays_below, look
+from chunkinfer.storage.placement import Placement
+from chunkinfer.storage.source import Source, digest_of
+from chunkinfer.storage.store import opened
+from chunkinfer.storage.urls import Location, locate
+
+DRIVERS = {"zarr2": "zarr", "zarr3": "zarr3", "precomputed": "neuroglancer_precomputed"}
+"""Format -> tensorstore driver."""
+
+
+def open_source(
+    url: str | os.PathLike[str], *, level: int = 0, array: str | None = None, missing: str = "error"
+) -> Source:
+    """Open the array at a URL; only metadata is read.
+
+    Parameters
+    ----------
+    url
+        A path, ``file://``, ``s3://``, ``gs://`` or ``https://`` URL of a zarr array or group (v2, v3, OME-Zarr), a
+        precomputed volume, or a local ``.npy`` file. A prefix ``precomputed://``, ``zarr2://`` or ``zarr3://`` decides
+        where several are at one place.
+    level
+        Level of a multiscale image, by number; 0 is the finest.
+    array
+        Name of an array in a group.
+    missing
+        What an absent chunk is: "error" raises :class:`MissingChunk`, "fill" reads the fill value.
+
+    Raises
+    ------
+    SourceNotFound
+        Nothing is there.
+    AmbiguousSource
+        A group holds several arrays.
+    SourceError
+        It cannot be read, or is no volume.
+    """
+    if missing not in ("error", "fill"):
+        raise SourceError(f"missing={missing!r} is not an option.", "An absent chunk is an 'error', or to 'fill'.")
+    location = locate(url)
+    if array is not None:
+        location = location.child(array)
+    if location.path is not None and location.path.is_file():
+        return _open_file(location)
+    return _from_node(look(location), level, missing)
+
+
+def _from_node(node: Node, level: int, missing: str) -> Source:
+    location = node.location
+    try:
+        if node.format == "precomputed":
+            described, dtype = precomputed.describe(node.meta, location.url, level, location.path)
+        elif node.is_group:
+            return _from_group(node, level, missing)
+        else:
+            if level != 0:
+                raise precomputed.no_level(location.url, level, ["0: the array itself"])
+            described, dtype = describe_zarr(node)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _malformed(node, error) from error
+    check_dtype(dtype, location.url)
+    return stored_source(node, described, missing)
+
+
+def describe_zarr(node: Node) -> tuple[Described, Any]:
+    """What the metadata of a zarr array says."""
+    if node.format == "zarr2":
+        return zarr.describe2(node.meta, node.attributes, node.location.url)
+    return zarr.describe3(node.meta, node.location.url)
+
+
+def _from_group(node: Node, level: int, missing: str) -> Source:
+    image = ome.multiscale(node.attributes)
+    if image is None:
+        return _from_node(look(node.location.child(_only_array(node))), level, missing)
+    url, paths = node.location.url, ome.levels(image)
+    if not 0 <= level < len(paths):
+        raise precomputed.no_level(url, level, [f"{i}: {path}" for i, path in enumerate(paths)])
+    found = look(node.location.child(paths[level]))
+    described, dtype = describe_zarr(found)
+    check_dtype(dtype, found.location.url)
+    stored = recognise(ome.axis_names(image), len(found.meta["shape"]), url)
+    channels = ome.channel_names(node.attributes)
+    described = replace(
+        described,
+        stored=stored,
+        dims=canonical(stored),
+        placement=ome.placement(image, level, stored, url),
+        names={**described.names, **({"channel_names": channels} if channels else {})},
+    )
+    return stored_source(replace(found, raw=node.raw + found.raw), described, missing, url=url)
+
+
+def _only_array(group: Node) -> str:
+    url, names = group.location.url, arrays_below(group)
+    if names is None:
+        raise AmbiguousSource(
+            f"{url} is a group, and its store cannot list what is in it without listing every chunk.",
+            "Groups in object stores are looked through only where their metadata is consolidated.",
+            [f"name the array: open_volume({url!r}, array='name')", "or consolidate the group's metadata"],
+        )
+    if not names:
+        raise SourceError(
+            f"{url} is a group without arrays.",
+            "Its arrays were never written, or lie deeper than three groups down.",
+            ["give the URL of the array itself", "or write the array first"],
+        )
+    if len(names) > 1:
+        raise AmbiguousSource(
+            f"{url} is a group of {len(names)} arrays: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}.",
+            "Which of them is the volume cannot be guessed.",
+            [f"open_volume({url!r}, array={name!r})" for name in names[:2]],
+        )
+    return names[0]
+
+
+def stored_source(node: Node, described: Described, missing: str, url: str | None = None) -> Source:
+    """Open what was described, turned to numpy order and indices from 0."""
+    location = node.location
+    spec: dict[str, Any] = {
+        "driver": DRIVERS[node.format],
+        "kvstore": location.kvstore,
+        "fill_missing_data_reads": missing == "fill",
+        **described.options,
+    }
+    digest = digest_of(*node.raw)
+    try:
+        store = turned(opened(spec, digest + node.version), described)
+    except failures.FAILURES as error:
+        if isinstance(error, SourceError):
+            raise
+        raise failures.unreadable(location.url, error) from error
+    placement = described.placement.complete(described.dims)
+    chunks = tuple(store.chunk_layout.read_chunk.shape)
+    return Source(
+        url=url or location.url,
+        format=node.format,
+        spec=store.spec(minimal_spec=True).to_json(),
+        dims=described.dims,
+        shape=tuple(store.shape),
+        dtype=np.dtype(store.dtype.numpy_dtype),
+        chunks=chunks,
+        # 0 where the layout leaves it open, as shards with hashed keys do.
+        shards=tuple(u or s for u, s in zip(store.chunk_layout.write_chunk.shape, store.shape, strict=True)),
+        voxel_size=placement.voxel_size,
+        unit=placement.unit,
+        offset=placement.offset,
+        names=dict(described.names),
+        version=node.version,
+        digest=digest,
+        missing=missing,
+    )
+
+
+def turned(store: Any, described: Described) -> Any:
+    """A view of a store with the axes ``dims``, from index 0, with bounds that do not follow later resizing."""
+    import tensorstore as ts
+
+    stored, dims = described.stored, described.dims
+    store = store[ts.d[:].translate_to[0]][ts.d[:].mark_bounds_implicit[False]][ts.d[:].label[_labels(stored)]]
+    for dim in stored:
+        if dim not in dims:
+            store = store[ts.d[dim][0]]
+    return store[ts.d[_labels(dims)].transpose[:]]
+
+
+def _labels(dims: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dims)
+
+
+def _malformed(node: Node, error: Exception) -> SourceError:
+    if isinstance(error, SourceError):
+        return error
+    return SourceError(
+        f"The metadata of {node.location.url} cannot be understood: {type(error).__name__}: {error}",
+        f"It is not what {node.format} prescribes: a required member is absent or of another kind.",
+        ["compare it with the format's specification and repair it", "or write the array anew"],
+    )
+
+
+def _open_file(location: Location) -> Source:
+    path = location.path
+    assert path is not None
+    if path.suffix != npy.SUFFIX:
+        raise SourceError(
+            f"{path} is a single file.",
+            "A volume is a folder (zarr, precomputed) or a .npy file.",
+            ["give the folder that holds it", "or convert it: numpy.save('volume.npy', array)"],
+        )
+    version = npy.version(path)
+    try:
+        array = npy.opened(str(path), version)
+    except (ValueError, OSError, EOFError) as error:
+        raise SourceError(
+            f"{path} cannot be memory-mapped: {error}",
+            "It is truncated, no .npy file, or holds Python objects, which would be unpickled.",
+            ["save it anew with numpy.save, as an array of numbers", "or convert it to zarr"],
+        ) from error
+    check_dtype(array.dtype.name, str(path))
+    dims = recognise(None, array.ndim, str(path))
+    placement = Placement().complete(dims)
+    chunks = tuple(min(size, 64) if dim in "zyx" else 1 for dim, size in zip(dims, array.shape, strict=True))
+    return Source(
+        url=str(path),
+        format="npy",
+        spec={"driver": "npy", "path": str(path)},
+        dims=dims,
+        shape=array.shape,
+        dtype=array.dtype.newbyteorder("="),
+        chunks=chunks,
+        shards=chunks,
+        voxel_size=placement.voxel_size,
+        unit=placement.unit,
+        offset=placement.offset,
+        version=version,
+        digest=digest_of(repr((array.shape, array.dtype.str)).encode()),
+    )

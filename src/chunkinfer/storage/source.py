@@ -1,0 +1,159 @@
+"""Source: a stored array, as a small value that can travel to workers."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkinfer.errors import SourceError
+from chunkinfer.storage import failures, npy, shards
+from chunkinfer.storage.store import canonical, opened
+
+Bounds = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What an array at a URL is, and its voxels.
+
+    A source holds a spec and metadata, never an open handle: it pickles to a few hundred bytes, and each process opens
+    the spec once. Indexing reads: ``source[10:20, :, 5]`` is a numpy array.
+    """
+
+    url: str
+    """Where the array is, as the user wrote it (local paths absolute), without format prefix."""
+    format: str
+    """"zarr2", "zarr3", "precomputed" or "npy"."""
+    spec: dict[str, Any]
+    """tensorstore's spec, turned to ``dims`` and to indices from 0, without credentials; for npy the path."""
+    dims: tuple[str, ...]
+    """Axes, out of ("t", "c", "z", "y", "x") and in that order."""
+    shape: tuple[int, ...]
+    """Voxels per axis."""
+    dtype: np.dtype[Any]
+    """Type of a voxel: bool, integer or float, in native byte order."""
+    chunks: tuple[int, ...]
+    """Smallest readable unit per axis: the inner chunk of a shard, otherwise the chunk."""
+    shards: tuple[int, ...]
+    """Smallest unit per axis that one writer must own: the shard, otherwise the chunk."""
+    voxel_size: dict[str, float]
+    """Size of a voxel per spatial axis, in ``unit``; 1.0 if unknown."""
+    unit: str
+    """"nm", "um", ...; '' if unknown."""
+    offset: dict[str, int | float]
+    """Volume coordinate, in voxels, of index 0 per spatial axis; may be negative."""
+    names: dict[str, Any] = field(default_factory=dict)
+    """Further attributes, such as ``channel_names``."""
+    version: str = ""
+    """Modification time, etag or generation of the metadata object, where the store has one."""
+    digest: str = ""
+    """Digest of the metadata."""
+    missing: str = "error"
+    """What an absent chunk is: an "error", or to "fill" with the fill value."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read a box: a tuple of slices with step 1 and integers, zero-based, as in numpy.
+
+        Raises
+        ------
+        MissingChunk
+            A chunk is absent and ``missing`` is "error".
+        SourceError
+            The store does not answer, or a chunk is damaged.
+        """
+        bounds, dropped = box_of(key, self.shape)
+        values = self._read(bounds)
+        return values[tuple(0 if axis in dropped else slice(None) for axis in range(self.ndim))] if dropped else values
+
+    def _read(self, bounds: Bounds) -> NDArray[Any]:
+        index = tuple(slice(start, stop) for start, stop in bounds)
+        if any(start >= stop for start, stop in bounds):
+            return np.empty([max(0, stop - start) for start, stop in bounds], self.dtype)
+        try:
+            if self.format == "npy":
+                return np.array(npy.opened(self.spec["path"], self.version)[index], self.dtype)
+            store = self._store()
+            values: NDArray[Any] = store[index].read().result()
+            if self.format == "precomputed" and self.missing == "error":
+                absent = shards.absent_chunk(store, self.dims, bounds, values)
+                if absent:
+                    where = "[" + ", ".join(f"{start}:{stop}" for start, stop in bounds) + "]"
+                    raise failures.missing_chunk(self.url, absent, where)
+            return values
+        except failures.FAILURES as error:
+            if isinstance(error, SourceError):
+                raise
+            raise failures.unread_box(self.url, bounds, error) from error
+
+    def _store(self) -> Any:
+        return opened(self.spec, self.digest + self.version)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The whole array in memory."""
+        return self[...].astype(dtype or self.dtype, copy=False)
+
+    def __dask_tokenize__(self) -> tuple[str, ...]:
+        """What identifies the data: spec, metadata and version."""
+        return ("chunkinfer.storage.Source", canonical(self.spec), self.digest, self.version)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Source) and self.__dask_tokenize__() == other.__dask_tokenize__()
+
+    def __hash__(self) -> int:
+        return hash(self.__dask_tokenize__())
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{dim}={size}" for dim, size in zip(self.dims, self.shape, strict=True))
+        return f"<{type(self).__name__} {self.url} ({self.format}) {axes} {self.dtype}>"
+
+
+def box_of(key: Any, shape: tuple[int, ...]) -> tuple[Bounds, frozenset[int]]:
+    """Bounds per axis of a numpy key, and the axes that integers drop.
+
+    >>> box_of((slice(2, None), 3), (10, 10, 4))
+    (((2, 10), (3, 4), (0, 4)), frozenset({1}))
+    """
+    parts = list(key) if isinstance(key, tuple) else [key]
+    ellipses = [position for position, part in enumerate(parts) if part is Ellipsis]
+    if len(ellipses) > 1 or len(parts) - len(ellipses) > len(shape):
+        raise IndexError(f"too many indices: {key!r} for an array with {len(shape)} axes")
+    fill = [slice(None)] * (len(shape) - len(parts) + len(ellipses))
+    at = ellipses[0] if ellipses else len(parts)
+    parts = parts[:at] + fill + parts[at + 1 :]
+    bounds, dropped = [], []
+    for axis, (part, size) in enumerate(zip(parts, shape, strict=True)):
+        if isinstance(part, slice):
+            start, stop, step = part.indices(size)
+            if step != 1:
+                raise IndexError(
+                    f"step {part.step} on axis {axis}: a stored array is read with step 1; slice the result"
+                )
+            bounds.append((start, max(start, stop)))
+        else:
+            try:
+                index = operator.index(part)
+            except TypeError:
+                raise IndexError(f"{part!r} on axis {axis}: an index is a slice or an integer") from None
+            if not -size <= index < size:
+                raise IndexError(f"index {index} is out of bounds for axis {axis} with size {size}")
+            bounds.append((index % size, index % size + 1))
+            dropped.append(axis)
+    return tuple(bounds), frozenset(dropped)
+
+
+def digest_of(*texts: bytes) -> str:
+    """A digest of metadata objects."""
+    total = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        total.update(len(text).to_bytes(8, "little") + text)
+    return total.hexdigest()

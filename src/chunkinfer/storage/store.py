@@ -1,0 +1,50 @@
+"""Open tensorstores and kvstores, once per process.
+
+Handles never travel between processes: only their specs do, and each process opens a spec the first time it meets it.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache, lru_cache
+from typing import Any
+
+CACHE_BYTES = 2**26
+"""Memory per process for shard indices and chunks read a moment ago."""
+
+
+def canonical(spec: Any) -> str:
+    """The one text of a JSON value, for keys and tokens."""
+    return json.dumps(spec, sort_keys=True, separators=(",", ":"))
+
+
+@cache
+def context() -> Any:
+    """The tensorstore context of this process: one cache and one pool of connections for all handles."""
+    import tensorstore as ts
+
+    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+
+
+@lru_cache(maxsize=64)
+def _opened(spec: str, version: str) -> Any:
+    import tensorstore as ts
+
+    return ts.open(json.loads(spec), context=context()).result()
+
+
+def opened(spec: dict[str, Any], version: str) -> Any:
+    """The tensorstore of a spec; ``version`` keeps handles to an array and to its successor at the same URL apart."""
+    return _opened(canonical(spec), version)
+
+
+@lru_cache(maxsize=64)
+def _kvstore(spec: str) -> Any:
+    import tensorstore as ts
+
+    return ts.KvStore.open(json.loads(spec), context=context()).result()
+
+
+def kvstore(spec: dict[str, Any]) -> Any:
+    """The kvstore of a spec."""
+    return _kvstore(canonical(spec))

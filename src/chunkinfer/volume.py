@@ -1,0 +1,342 @@
+"""Volumes: axes, voxel size and origin; DataArray <-> array and back.
+
+The coordinates are the only truth about where voxels are. ``attrs["voxel_size"]`` serves only axes of length one, whose
+single coordinate cannot tell it; the origin is never an attribute, because after ``volume[100:200]`` it would lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+
+from chunkinfer.blockwise import lazy_source
+from chunkinfer.errors import VolumeError
+from chunkinfer.geometry import Box
+from chunkinfer.storage import open_source
+from chunkinfer.storage.axes import ORDER as DIMS
+from chunkinfer.storage.axes import SPATIAL as SPACE
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def open_volume(
+    url: Any,
+    *,
+    level: int = 0,
+    array: str | None = None,
+    box: Sequence[slice] | Mapping[str, slice] | None = None,
+    voxel_size: Sequence[float] | None = None,
+    offset: Sequence[float] | None = None,
+    missing: str = "error",
+    chunks: Sequence[int] | None = None,
+) -> xr.DataArray:
+    """Open an image volume lazily; no voxel is read.
+
+    Parameters
+    ----------
+    url
+        A path, or a ``file://``, ``s3://`` or ``gs://`` URL of a zarr array (v2, v3, sharded), an OME-Zarr image, a
+        Neuroglancer precomputed volume or a .npy file.
+    level
+        Of a multiscale image: 0 is the finest.
+    array
+        Which array of a zarr group, where it holds several.
+    box
+        Open only this part: slices in voxels of the stored array, per spatial axis (z, y, x), or by name. For parts of
+        volumes of more than 10^5 chunks it is much faster than slicing what was opened whole.
+    voxel_size
+        (z, y, x), overrides the metadata; in the metadata's unit, or nanometres where it names none.
+    offset
+        (z, y, x) of the first stored voxel, in voxels of the volume's coordinate system; overrides the metadata.
+    missing
+        ``"error"``: a chunk that is not stored raises when it is read; ``"fill"``: it reads as the fill value.
+    chunks
+        Of the lazy array, in the order of its axes; by default whole stored chunks of at least 64^3 voxels.
+
+    Returns
+    -------
+    xarray.DataArray
+        dims out of (t, c, z, y, x); coordinates of the spatial axes are positions in the unit of the voxel size:
+        ``(offset + i) * voxel_size``. ``attrs`` holds ``voxel_size`` (by axis), ``unit`` and ``source``.
+
+    Raises
+    ------
+    SourceError
+        Nothing is there, it cannot be read, it is ambiguous, or it is known to read as silent zeros.
+    VolumeError
+        ``voxel_size``, ``offset`` or ``box`` do not fit the volume.
+    """
+    source = open_source(url, level=level, array=array, missing=missing)
+    space = tuple(d for d in source.dims if d in SPACE)
+    sizes = _per_axis("voxel_size", voxel_size, space) or source.voxel_size
+    origin = _per_axis("offset", offset, space) or source.offset
+    if any(not np.isfinite(s) or s <= 0 for s in sizes.values()):
+        raise VolumeError(
+            f"A voxel size of {tuple(sizes.values())} is not positive.",
+            "Sizes are edge lengths of a voxel, in (z, y, x).",
+            ["voxel_size=(40, 4, 4)", "leave voxel_size= out to take the metadata's"],
+        )
+    data = lazy_source(source, chunks)
+    lengths = dict(zip(source.dims, source.shape, strict=True))
+    if box is not None:
+        cut = _box_of(box, space, lengths)
+        data = data[tuple(cut.get(d, slice(None)) for d in source.dims)]
+        origin = {d: origin[d] + cut[d].start for d in space}
+    frame = Frame(
+        space=space,
+        voxel_size={d: float(sizes[d]) for d in space},
+        origin={d: float(origin[d]) for d in space},
+        unit=source.unit or ("nm" if voxel_size is not None else ""),
+    )
+    names = source.names.get("channel_names")
+    channel = None if "c" not in source.dims or not names or len(names) != lengths["c"] else list(names)
+    attrs = {"source": source.url, **{k: v for k, v in source.names.items() if k != "channel_names"}}
+    result = frame.label(data, source.dims, name=_stem(source.url), attrs=attrs, channel=channel)
+    if lengths.get("t") == 1:
+        result = result.isel(t=0, drop=True)
+    return result
+
+
+def _stem(url: str) -> str:
+    """The last part of a URL without its suffix: a name to show."""
+    return url.rstrip("/").rpartition("/")[2].partition(".")[0] or "volume"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the voxels of an array are."""
+
+    space: tuple[str, ...]
+    """Spatial axes, in order."""
+    voxel_size: dict[str, float]
+    """Edge length of a voxel per axis, in ``unit``."""
+    origin: dict[str, float]
+    """Volume coordinate of index 0 per axis, in voxels."""
+    unit: str = ""
+    """nm, um, ...; empty if unknown."""
+    coords: dict[str, Any] = field(default_factory=dict, compare=False)
+    """Coordinates of the volume this frame was read from: an output on the same grid takes these very objects."""
+
+    def label(
+        self,
+        data: Any,
+        dims: Sequence[str],
+        *,
+        name: str,
+        attrs: Mapping[str, Any],
+        channel: Sequence[Any] | None = None,
+    ) -> xr.DataArray:
+        """An array with this frame's coordinates."""
+        import xarray as xr
+
+        coords: dict[str, Any] = {}
+        for d, n in zip(dims, data.shape, strict=True):
+            if d in self.coords and self.coords[d].sizes[d] == n:
+                coords[d] = self.coords[d]
+            elif d in self.space:
+                unit = {"units": self.unit} if self.unit else {}
+                coords[d] = xr.Variable(d, coordinates(self.origin[d], n, self.voxel_size[d]), unit)
+        if channel is not None:
+            coords["c"] = list(channel)
+        about = {"voxel_size": dict(self.voxel_size), **({"unit": self.unit} if self.unit else {})}
+        return xr.DataArray(data, dims=tuple(dims), coords=coords, attrs={**attrs, **about}, name=name)
+
+    def moved(self, crop: Sequence[float], stride: Sequence[float]) -> Frame:
+        """The frame of a network's output, per spatial axis: ``crop`` voxels lost at the low end, ``stride`` input
+        voxels per output voxel."""
+        if not any(crop) and all(s == 1 for s in stride):
+            return self
+        return Frame(
+            self.space,
+            {d: self.voxel_size[d] * s for d, s in zip(self.space, stride, strict=True)},
+            {d: (self.origin[d] + c) / s for d, c, s in zip(self.space, crop, stride, strict=True)},
+            self.unit,
+            {d: self.coords[d] for d, c, s in zip(self.space, crop, stride, strict=True)
+             if d in self.coords and not c and s == 1},
+        )  # fmt: skip
+
+
+def coordinates(origin: float, n: int, voxel_size: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Positions of ``n`` voxels: ``(origin + i) * voxel_size``. The only place where coordinates are computed."""
+    return (origin + np.arange(n)) * voxel_size
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What a verb was given, in one form."""
+
+    array: da.Array
+    """(c, *space), (*space), or with t in front."""
+    dims: tuple[str, ...]
+    frame: Frame
+    labelled: bool
+    """Whether a DataArray goes back to the caller."""
+    attrs: dict[str, Any]
+    name: str = "volume"
+    channel: Any = None
+    """Coordinates of the channels, if any."""
+
+    @property
+    def channels(self) -> bool:
+        return "c" in self.dims
+
+    @property
+    def space_shape(self) -> tuple[int, ...]:
+        return self.array.shape[self.array.ndim - len(self.frame.space) :]
+
+
+def as_volume(volume: Any, ndim: int | None = None) -> Volume:
+    """A DataArray, URL, dask, zarr or numpy array as a `Volume`.
+
+    Parameters
+    ----------
+    volume
+        What the caller gave.
+    ndim
+        Spatial axes of an unlabelled array; its other axis, in front, holds channels.
+
+    Raises
+    ------
+    VolumeError
+        The axes are not out of (t, c, z, y, x), or coordinates are reversed or irregular.
+    """
+    import os
+
+    import xarray as xr
+
+    if isinstance(volume, str | os.PathLike):
+        volume = open_volume(volume)
+    if isinstance(volume, xr.Dataset):
+        names = list(map(str, volume.data_vars))
+        raise VolumeError(
+            f"A Dataset holds several volumes: {', '.join(names)}.",
+            "A verb works on one.",
+            [f"dataset[{name!r}]" for name in names[:2]],
+        )
+    if isinstance(volume, xr.DataArray):
+        return _from_dataarray(volume)
+    if isinstance(volume, da.Array):
+        array = volume
+    elif hasattr(volume, "shape") and hasattr(volume, "dtype") and hasattr(volume, "__getitem__"):
+        module = type(volume).__module__.partition(".")[0]
+        array = da.from_zarr(volume) if module == "zarr" else da.from_array(volume)
+    else:
+        raise VolumeError(
+            f"A {type(volume).__name__} is no volume.",
+            "A volume is an xarray.DataArray, a dask, zarr or numpy array, or a URL.",
+            ['chunkinfer.open_volume("em.zarr")', "numpy.asarray(...) of what you have"],
+        )
+    count = array.ndim if ndim is None else ndim
+    if not (count in (2, 3) and array.ndim - count in (0, 1)):
+        raise VolumeError(
+            f"An array of {array.ndim} axes {array.shape} does not say what its axes are.",
+            "Unlabelled arrays are (z, y, x), (c, z, y, x), (y, x) or (c, y, x).",
+            ["xarray.DataArray(array, dims=('c', 'z', 'y', 'x'))", "array[0] for one time point"],
+        )
+    space = SPACE[-count:]
+    dims = ("c",) * (array.ndim - count) + space
+    frame = Frame(space, dict.fromkeys(space, 1.0), dict.fromkeys(space, 0.0))
+    return Volume(array, dims, frame, labelled=False, attrs={})
+
+
+def _from_dataarray(volume: xr.DataArray) -> Volume:
+    dims = tuple(map(str, volume.dims))
+    if unknown := [d for d in dims if d not in DIMS]:
+        renames = dict(zip(dims, SPACE[-len(dims) :], strict=False)) if len(dims) <= 3 else {unknown[0]: "z"}
+        raise VolumeError(
+            f"The volume's axes are {dims}; {unknown[0]!r} is not one of {DIMS}.",
+            "Axes are known by name, because a transposed volume gives wrong results in silence.",
+            [f"volume.rename({renames})", 'xarray.DataArray(volume.data, dims=("z", "y", "x"))'],
+        )
+    order = tuple(d for d in DIMS if d in dims)
+    if not {"y", "x"} <= set(dims):
+        raise VolumeError(
+            f"The volume's axes are {dims}; an image has at least y and x.",
+            "A selection with one index drops an axis.",
+            ["select a range: volume.isel(y=slice(5, 6))", "volume.expand_dims('y')"],
+        )
+    volume = volume.transpose(*order)  # lazy; free where the order is right already
+    space = tuple(d for d in order if d in SPACE)
+    sizes, origin, kept = {}, {}, {}
+    stated = volume.attrs.get("voxel_size", {})
+    stated = stated if isinstance(stated, Mapping) else dict(zip(SPACE[-len(stated) :], stated, strict=False))
+    for d in space:
+        sizes[d], origin[d] = _grid_of(volume, d, stated.get(d))
+        if d in volume.coords:
+            kept[d] = volume.coords[d]
+    unit = str(volume.attrs.get("unit", "")) or next(
+        (str(volume.coords[d].attrs["units"]) for d in space if "units" in getattr(volume.coords.get(d), "attrs", {})), ""
+    )
+    array = volume.data if isinstance(volume.data, da.Array) else da.from_array(volume.data)
+    attrs = {str(k): v for k, v in volume.attrs.items() if k not in ("voxel_size", "unit")}
+    channel = volume.coords["c"].values if "c" in volume.coords and "c" in order else None
+    return Volume(array, order, Frame(space, sizes, origin, unit, kept), True, attrs, str(volume.name or "volume"), channel)
+
+
+def _grid_of(volume: xr.DataArray, d: str, stated: Any) -> tuple[float, float]:
+    """Voxel size and origin (in voxels) along an axis, from its coordinates."""
+    if d not in volume.coords:
+        return float(stated or 1.0), 0.0
+    values = np.asarray(volume.coords[d].values, dtype=np.float64)
+    if len(values) == 0:
+        return float(stated or 1.0), 0.0
+    size = (values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else float(stated or 1.0)
+    if not np.isfinite(size) or size <= 0:
+        raise VolumeError(
+            f"The coordinates of axis {d} run from {values[0]:g} to {values[-1]:g}.",
+            "The axis is reversed, and a network sees mirrored data.",
+            [f"volume.sortby({d!r})", f"volume.isel({d}=slice(None, None, -1))"],
+        )
+    position = values / size
+    if np.abs(np.diff(position) - 1).max(initial=0) > 1e-3:
+        raise VolumeError(
+            f"The coordinates of axis {d} are not evenly spaced.",
+            "Sections are missing, or the volume was put together from parts.",
+            [f"resample: volume.interp({d}=numpy.arange(...))", f"drop them: volume.drop_vars({d!r})"],
+        )
+    origin = float(position[0])
+    near = float(np.rint(origin))
+    return float(size), near if abs(origin - near) < 1e-6 * max(1.0, abs(origin)) else origin
+
+
+def _per_axis(name: str, values: Sequence[float] | None, space: tuple[str, ...]) -> dict[str, float] | None:
+    if values is None:
+        return None
+    try:
+        numbers = [float(v) for v in values]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != len(space) or not np.isfinite(numbers).all():
+        raise VolumeError(
+            f"{name}={values!r} does not give one number for each of {space}.",
+            "It is in numpy's order, (z, y, x).",
+            [f"{name}={tuple(8 for _ in space)}", f"leave {name}= out to take the metadata's"],
+        )
+    return dict(zip(space, numbers, strict=True))
+
+
+def _box_of(box: Any, space: tuple[str, ...], lengths: Mapping[str, int]) -> dict[str, slice]:
+    """The slices of ``box=`` with start and stop, inside the volume."""
+    if isinstance(box, Box):
+        box = box.slices
+    given = dict(box) if isinstance(box, Mapping) else dict(zip(space, box, strict=False))
+    example = "box=(slice(0, 100), slice(0, 512), slice(0, 512))"
+    if set(given) - set(space) or (not isinstance(box, Mapping) and len(box) != len(space)):
+        raise VolumeError(f"box={box!r} does not fit the axes {space}.", "", [example, "box={'z': slice(0, 100)}"])
+    cut = {}
+    for d in space:
+        part = given.get(d, slice(None))
+        start, stop = part.start or 0, lengths[d] if part.stop is None else part.stop
+        if part.step not in (None, 1) or not 0 <= start < stop <= lengths[d]:
+            raise VolumeError(
+                f"box= takes [{part.start}:{part.stop}:{part.step}] of axis {d}, which has {lengths[d]} voxels.",
+                "It counts stored voxels from 0, whatever the volume's offset.",
+                [example, f"open it whole and select by position: volume.sel({d}=slice(...))"],
+            )
+        cut[d] = slice(int(start), int(stop))
+    return cut
