@@ -184,6 +184,9 @@ class _Run:
     def _create(self, layout: Mapping[str, Any], overwrite: bool) -> Destination:
         frame = self.volume.frame
         attributes = {k: v for k, v in _as_json(self.volume.attrs).items() if v is not None}
+        if networks := self.networks:  # what was stored here comes from; the attribute "source" is of the reader
+            attributes["provenance"] = {**networks[-1].about["model"], "input": networks[-1].about["source"]}
+        attributes.pop("source", None)
         if self.volume.channel is not None:
             attributes["channel_names"] = [str(c) for c in self.volume.channel]
         return create(

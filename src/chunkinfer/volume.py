@@ -16,7 +16,7 @@ import numpy as np
 from chunkinfer.blockwise import lazy_source
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
-from chunkinfer.storage import open_source
+from chunkinfer.storage import Source, open_source
 from chunkinfer.storage.axes import ORDER as DIMS
 from chunkinfer.storage.axes import SPATIAL as SPACE
 
@@ -95,7 +95,7 @@ def open_volume(
     )
     names = source.names.get("channel_names")
     channel = None if "c" not in source.dims or not names or len(names) != lengths["c"] else list(names)
-    attrs = {"source": source.url, **{k: v for k, v in source.names.items() if k != "channel_names"}}
+    attrs = {**{k: v for k, v in source.names.items() if k != "channel_names"}, "source": source.url}
     result = frame.label(data, source.dims, name=_stem(source.url), attrs=attrs, channel=channel)
     if lengths.get("t") == 1:
         result = result.isel(t=0, drop=True)
@@ -340,3 +340,20 @@ def _box_of(box: Any, space: tuple[str, ...], lengths: Mapping[str, int]) -> dic
             )
         cut[d] = slice(int(start), int(stop))
     return cut
+
+
+def describe(volume: xr.DataArray, source: Source) -> str:
+    """A volume in a few lines: what ``chunkinfer info`` prints."""
+    grid = as_volume(volume).frame
+    order = " x ".join(f"{d} {volume.sizes[d]}" for d in map(str, volume.dims))
+    rows = {
+        "url": source.url,
+        "format": source.format,
+        "axes": f"{order}, {volume.dtype}, {volume.nbytes:,} bytes",
+        "voxel size": " x ".join(f"{grid.voxel_size[d]:g}" for d in grid.space) + f" {grid.unit or '(no unit)'}",
+        "offset": " ".join(f"{d} {grid.origin[d]:g}" for d in grid.space) + " (voxels)",
+        "chunks": " x ".join(map(str, source.chunks)),
+        "shards": " x ".join(map(str, source.shards)) if source.shards != source.chunks else "none",
+        **{str(k): str(v) for k, v in source.names.items()},
+    }
+    return "\n".join(f"{name + ':':<15}{value}" for name, value in rows.items())

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chunkinfer.errors import ModelError
 from chunkinfer.models import torch_models as adapter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KEPT_OPEN = 4
 """Networks that a process keeps open; the least recently used one is closed first."""
 
-_open: OrderedDict[tuple[str, str], Any] = OrderedDict()
+_open: OrderedDict[tuple[str, str], torch.nn.Module] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -37,7 +37,7 @@ class Model:
     kind: str
     """module, torchscript or export."""
     path: str | None = field(default=None, compare=False)
-    """Where the file is; it must be there for every worker too."""
+    """Where the file is; it must be there for every worker too. Files are kept open by their digest."""
     module: adapter.Shippable | None = field(default=None, compare=False, repr=False)
     """The module itself, pickled when it leaves the process."""
 
@@ -49,6 +49,8 @@ class Model:
         ModelError
             The file is not there for this process, or is not the one that was planned with.
         """
+        if self.module is not None:
+            return self.module.on(device)
         with _lock:
             key = (self.digest, device)
             if key not in _open:
@@ -56,16 +58,13 @@ class Model:
                 while len(_open) > KEPT_OPEN:
                     _open.popitem(last=False)
             _open.move_to_end(key)
-            loaded: torch.nn.Module = _open[key]
-            return loaded
+            return _open[key]
 
     def network(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """The callable that the kernel runs: (n, c, *space) -> (n, c, *space) on the device."""
         return adapter.callable_of(self.module_on(device))
 
     def _load(self, device: str) -> torch.nn.Module:
-        if self.module is not None:
-            return adapter.module_to(self.module.get(), device)
         path = self.path or ""
         if not os.path.exists(path):
             raise ModelError(
@@ -91,8 +90,12 @@ class Model:
         return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
     def trace(self, channels: int, ndim: int) -> Trace:
-        """The network's contract on every axis; traced once per process (see `chunkinfer.models.trace`)."""
-        return adapter.traced(self, channels, ndim)
+        """The network's contract on every axis; see `chunkinfer.models.trace.trace`."""
+        import torch
+
+        from chunkinfer.models.trace import trace
+
+        return trace(self.module_on("cpu"), channels, ndim, dtype=getattr(torch, self.compute_dtype()))
 
 
 def open_model(model: object) -> Model:

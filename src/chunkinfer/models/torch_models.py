@@ -8,7 +8,6 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from chunkinfer.errors import ModelError, UntrustedModel
@@ -16,8 +15,9 @@ from chunkinfer.errors import ModelError, UntrustedModel
 if TYPE_CHECKING:
     import torch
 
-    from chunkinfer.models.model import Model
-    from chunkinfer.models.trace import Trace
+
+
+_PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 
 class Shippable:
@@ -26,6 +26,16 @@ class Shippable:
     def __init__(self, module: torch.nn.Module) -> None:
         self._module: torch.nn.Module | None = module
         self._data = b""
+        self._elsewhere: dict[str, torch.nn.Module] = {}
+
+    def on(self, device: str) -> torch.nn.Module:
+        """The module on a device; a copy where it is on another, made once."""
+        module = self.get()
+        if all(t.device.type == device for t in (*module.parameters(), *module.buffers())):
+            return module
+        if device not in self._elsewhere:
+            self._elsewhere[device] = copy.deepcopy(module).to(device)
+        return self._elsewhere[device]
 
     def get(self) -> torch.nn.Module:
         """The module; unpickled on first use."""
@@ -55,7 +65,7 @@ class Shippable:
         return self._data
 
     def __setstate__(self, data: bytes) -> None:
-        self._module, self._data = None, data
+        self._module, self._data, self._elsewhere = None, data, {}
 
 
 def as_module(model: object) -> torch.nn.Module:
@@ -88,7 +98,11 @@ def module_digest(module: torch.nn.Module) -> str:
     import torch
 
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{type(module).__module__}.{type(module).__qualname__}\n{module}\n{module.training}".encode())
+    digest.update(f"{module}".encode())
+    for name, part in module.named_modules():
+        # What a layer's repr leaves out, such as the mode of an interpolation kept in an attribute.
+        plain = {k: v for k, v in vars(part).items() if k[0] != "_" and isinstance(v, _PLAIN)}
+        digest.update(f"{name} {type(part).__module__}.{type(part).__qualname__} {sorted(plain.items())}".encode())
     for name, tensor in module.state_dict().items():
         if isinstance(tensor, torch.Tensor):
             tensor = tensor.detach().cpu().contiguous()
@@ -163,13 +177,6 @@ def load_file(path: str, kind: str, device: str) -> torch.nn.Module:
         ) from error
 
 
-def module_to(module: torch.nn.Module, device: str) -> torch.nn.Module:
-    """The module on a device, the caller's own left where it is."""
-    if all(t.device.type == device for t in (*module.parameters(), *module.buffers())):
-        return module
-    return copy.deepcopy(module).to(device)
-
-
 def compute_dtype(module: torch.nn.Module, name: str) -> str:
     """float32 or float64, as the weights are."""
     import torch
@@ -209,15 +216,3 @@ def first_tensor(value: Any) -> torch.Tensor:
         "Its forward method returns something else than its result.",
         ["return the tensor from forward", "wrap it: a module whose forward returns model(x)[0]"],
     )
-
-
-@lru_cache(maxsize=32)
-def traced(model: Model, channels: int, ndim: int) -> Trace:
-    """`chunkinfer.models.trace.trace` of a model, remembered by its digest."""
-    import torch
-
-    from chunkinfer.models.trace import trace
-
-    module = model.module_on("cpu")
-    dtype = getattr(torch, compute_dtype(module, model.name))
-    return trace(module, channels, ndim, dtype=dtype)

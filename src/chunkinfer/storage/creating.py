@@ -113,7 +113,8 @@ def create(
         Per spatial axis: size of a voxel in ``unit``, and the volume coordinate in voxels of index 0. Precomputed is
         always in nm, to which other units are converted; an unknown unit is taken for nm.
     encoding
-        For precomputed: "raw", "jpeg" (lossy) or "compressed_segmentation".
+        For precomputed: "raw", "jpeg" (lossy, and three channels bleed into each other as colours) or
+        "compressed_segmentation".
     compression
         For zarr: "zstd", "blosc", "gzip" or "none".
     overwrite

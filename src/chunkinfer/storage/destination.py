@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from chunkinfer.errors import DestinationError
 from chunkinfer.storage import failures, shards
 from chunkinfer.storage.source import Source
+from chunkinfer.storage.store import opened
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,9 @@ class Destination(Source):
         target = store.with_transaction(transaction)[index]
         target.write(array, can_reference_source_data_indefinitely=True).result()
         transaction.commit_async().result()
+
+    def _store(self) -> Any:
+        return opened(self.spec, self.digest + self.version, cached=False)
 
     def read(self, box: Sequence[slice]) -> NDArray[Any]:
         """Read a box back."""

@@ -93,7 +93,7 @@ def _is_array(marker: str, meta: dict[str, Any]) -> bool:
 
 def _is_empty(location: Location) -> bool:
     if location.path is not None:
-        return not location.path.is_dir() or not any(os.scandir(location.path))
+        return not location.path.is_dir() or not os.listdir(location.path)
     return not kvstore(location.kvstore).list().result()
 
 

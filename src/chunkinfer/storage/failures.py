@@ -24,7 +24,9 @@ MEANINGS = {
 
 
 def status(error: BaseException) -> str:
-    """tensorstore's status code, or '' where there is none."""
+    """tensorstore's status code, also for an operating system's refusal, or '' where there is none."""
+    if isinstance(error, PermissionError):
+        return "PERMISSION_DENIED"
     match = re.match(r"([A-Z_]{4,}):", str(error))
     return match[1] if match else ""
 
@@ -54,11 +56,10 @@ def unwritable(url: str, error: BaseException, doing: str = "written") -> Destin
 
 def unread_box(url: str, box: tuple[tuple[int, int], ...], error: BaseException) -> SourceError:
     """The error for a box that could not be read: a missing chunk, or a damaged one."""
-    where = "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"
     if status(error) == "NOT_FOUND":
-        return missing_chunk(url, brief(error).removeprefix("NOT_FOUND: "), where)
+        return missing_chunk(url, box, brief(error).removeprefix("NOT_FOUND: "))
     return SourceError(
-        f"{url} cannot be read in the box {where}: {brief(error)}",
+        f"{url} cannot be read in the box {_text(box)}: {brief(error)}",
         MEANINGS.get(status(error), ""),
         [
             "write the chunk named above anew, or copy it from another replica",
@@ -67,13 +68,17 @@ def unread_box(url: str, box: tuple[tuple[int, int], ...], error: BaseException)
     )
 
 
-def missing_chunk(url: str, chunk: str, where: str) -> MissingChunk:
+def missing_chunk(url: str, box: tuple[tuple[int, int], ...], chunk: str) -> MissingChunk:
     """The error for an absent chunk; ``chunk`` is a clause that names it and says that it is missing."""
     return MissingChunk(
-        f"{url}: {chunk} (read in the box {where}).",
+        f"{url}: {chunk} (read in the box {_text(box)}).",
         "Either a write never finished, or the writer left out chunks equal to the fill value.",
         [
             "if absent chunks are meant to hold the fill value: open_volume(url, missing='fill')",
             "otherwise write the missing part again before reading it",
         ],
     )
+
+
+def _text(box: tuple[tuple[int, int], ...]) -> str:
+    return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"

@@ -37,16 +37,18 @@ class Files:
 
     def read(self, name: str) -> bytes | None:
         """Content of an object, or None if there is none."""
+        name = safe_name(name)
         try:
-            result = kvstore(self.spec).read(safe_name(name)).result()
+            result = kvstore(self.spec).read(name).result()
         except failures.FAILURES as error:
             raise failures.unreadable(self._url(name), error, "read") from error
         return bytes(result.value) if result.state == "value" else None
 
     def write(self, name: str, content: bytes) -> None:
         """Store an object: as a whole or not at all, and durable when this returns."""
+        name = safe_name(name)
         try:
-            kvstore(self.spec).write(safe_name(name), bytes(content)).result()
+            kvstore(self.spec).write(name, bytes(content)).result()
         except failures.FAILURES as error:
             raise failures.unwritable(self._url(name), error) from error
 
@@ -59,8 +61,9 @@ class Files:
 
     def delete(self, name: str) -> None:
         """Delete an object; nothing happens if there is none."""
+        name = safe_name(name)
         try:
-            kvstore(self.spec).write(safe_name(name), None).result()
+            kvstore(self.spec).write(name, None).result()
         except failures.FAILURES as error:
             raise failures.unwritable(self._url(name), error, "deleted") from error
 

@@ -55,8 +55,13 @@ def look(location: Location) -> Node:
     SourceError
         Something is there that cannot be read, or several formats at once.
     """
-    if location.path is not None and not os.path.lexists(location.path):
-        raise _not_found(location, "Nothing exists at this path.")
+    if location.path is not None:
+        try:
+            location.path.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _not_found(location, "Nothing exists at this path.") from error
+        except OSError as error:
+            raise failures.unreadable(location.url, error) from error
     found = {name: result for name, result in read_objects(location, [*OBJECTS, ".zattrs"]).items() if result}
     wanted = {
         name: fmt

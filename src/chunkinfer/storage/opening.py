@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +54,7 @@ def open_source(
     location = locate(url)
     if array is not None:
         location = location.child(array)
-    if location.path is not None and location.path.is_file():
+    if location.path is not None and os.path.isfile(location.path):
         return _open_file(location)
     return _from_node(look(location), level, missing)
 
@@ -172,20 +171,14 @@ def turned(store: Any, described: Described) -> Any:
     import tensorstore as ts
 
     stored, dims = described.stored, described.dims
-    store = store[ts.d[:].translate_to[0]][ts.d[:].mark_bounds_implicit[False]][ts.d[:].label[_labels(stored)]]
+    store = store[ts.d[:].translate_to[0]][ts.d[:].mark_bounds_implicit[False]][ts.d[:].label[stored]]
     for dim in stored:
         if dim not in dims:
             store = store[ts.d[dim][0]]
-    return store[ts.d[_labels(dims)].transpose[:]]
-
-
-def _labels(dims: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dims)
+    return store[ts.d[dims].transpose[:]]
 
 
 def _malformed(node: Node, error: Exception) -> SourceError:
-    if isinstance(error, SourceError):
-        return error
     return SourceError(
         f"The metadata of {node.location.url} cannot be understood: {type(error).__name__}: {error}",
         f"It is not what {node.format} prescribes: a required member is absent or of another kind.",

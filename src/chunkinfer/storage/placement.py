@@ -70,7 +70,7 @@ def common_unit(voxel_size: Mapping[str, float], units: Mapping[str, str]) -> tu
     distinct = {units.get(dim, "") for dim in voxel_size}
     if len(distinct) == 1:
         return dict(voxel_size), distinct.pop()
-    return {dim: size * METRES.get(units.get(dim, ""), 1e-9) / 1e-9 for dim, size in voxel_size.items()}, "nm"
+    return {dim: nanometres({dim: size}, units.get(dim, ""))[dim] for dim, size in voxel_size.items()}, "nm"
 
 
 def nanometres(voxel_size: Mapping[str, float], unit: str) -> dict[str, float]:

@@ -23,18 +23,18 @@ class Shards:
     def __init__(self, spec: dict[str, Any]) -> None:
         scale = spec["scale_metadata"]
         base = spec["kvstore"]
-        self.sharding = scale["sharding"]
         self.chunk, self.origin = scale["chunk_size"], scale.get("voxel_offset", [0, 0, 0])
         self.grid = [math.ceil(size / chunk) for size, chunk in zip(scale["size"], self.chunk, strict=True)]
         self.key_value = kvstore(
             {
                 "driver": "neuroglancer_uint64_sharded",
                 "base": {**_plain(base), "path": f"{base['path']}{scale['key']}/"},
-                "metadata": self.sharding,
+                "metadata": scale["sharding"],
             }
         )
 
     def key(self, cell: Sequence[int]) -> bytes:
+        """The key of a chunk."""
         return morton.code(cell, self.grid).to_bytes(8, "big")
 
 
@@ -58,19 +58,27 @@ def absent_chunk(
     box = dict(zip(dims, bounds, strict=True))
     spans = [box.get(dim, (0, 1)) for dim in "xyz"]
     ranges = [range(a // size, math.ceil(b / size)) for (a, b), size in zip(spans, shards.chunk, strict=True)]
+    lookups = []
     for cell in itertools.product(*ranges):
         inside = {
             dim: slice(max(0, i * size - a), max(0, (i + 1) * size - a))
             for dim, i, size, (a, _) in zip("xyz", cell, shards.chunk, spans, strict=True)
         }
         part = values[tuple(inside.get(dim, slice(None)) for dim in dims)]
-        if not part.any() and shards.key_value.read(shards.key(cell)).result().state != "value":
+        if not part.any():
+            lookups.append((cell, shards.key_value.read(shards.key(cell))))
+    for cell, lookup in lookups:
+        if lookup.result().state != "value":
             return f"chunk {cell} (x, y, z) of the sharded scale {spec['scale_metadata']['key']} is missing"
     return None
 
 
 def write_shards(store: Any, index: tuple[slice, ...], array: NDArray[Any]) -> bool:
-    """Write a box of whole shards, every chunk of it, each shard once. False if the volume has no shards."""
+    """Write a box of whole shards, every chunk of it, each shard once. False if the volume has no shards.
+
+    Memory beside ``array``: about four times its size, for the encoded chunks, their copy in the transaction and the
+    shard that is put together.
+    """
     spec = store.spec().to_json()
     if not spec["scale_metadata"].get("sharding"):
         return False

@@ -87,8 +87,7 @@ class Source:
             if self.format == "precomputed" and self.missing == "error":
                 absent = shards.absent_chunk(store, self.dims, bounds, values)
                 if absent:
-                    where = "[" + ", ".join(f"{start}:{stop}" for start, stop in bounds) + "]"
-                    raise failures.missing_chunk(self.url, absent, where)
+                    raise failures.missing_chunk(self.url, bounds, absent)
             return values
         except failures.FAILURES as error:
             if isinstance(error, SourceError):

@@ -19,23 +19,26 @@ def canonical(spec: Any) -> str:
 
 
 @cache
-def context() -> Any:
-    """The tensorstore context of this process: one cache and one pool of connections for all handles."""
+def context(cached: bool = True) -> Any:
+    """A tensorstore context of this process: one cache for all that is read, none for what is written.
+
+    A cache would give back what was written, not what is stored, which differs where the encoding is lossy.
+    """
     import tensorstore as ts
 
-    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES if cached else 0}})
 
 
 @lru_cache(maxsize=64)
-def _opened(spec: str, version: str) -> Any:
+def _opened(spec: str, version: str, cached: bool) -> Any:
     import tensorstore as ts
 
-    return ts.open(json.loads(spec), context=context()).result()
+    return ts.open(json.loads(spec), context=context(cached)).result()
 
 
-def opened(spec: dict[str, Any], version: str) -> Any:
+def opened(spec: dict[str, Any], version: str, cached: bool = True) -> Any:
     """The tensorstore of a spec; ``version`` keeps handles to an array and to its successor at the same URL apart."""
-    return _opened(canonical(spec), version)
+    return _opened(canonical(spec), version, cached)
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ Needs scikit-image, of the extra ``demo``.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from chunkinfer.errors import MissingExtra
 
 
-def segment(affinities: NDArray[Any], *, seed: float = 0.9, foreground: float = 0.5) -> NDArray[np.int32]:
-    """Watershed of affinities, from seeds where a voxel is joined to all its neighbours.
+def segment(affinities: NDArray[Any], *, seed: float = 0.7, foreground: float = 0.3) -> NDArray[np.int32]:
+    """Watershed of affinities from seeds, which are the connected regions of voxels well joined to all six neighbours.
 
     Parameters
     ----------
@@ -22,21 +23,35 @@ def segment(affinities: NDArray[Any], *, seed: float = 0.9, foreground: float = 
         (d, ...) with one channel for each of the d axes that follow: how surely voxel v belongs to the same object as
         its predecessor along that axis, in [0, 1]; of integers, as a fraction of their type's maximum.
     seed
-        Voxels whose affinities all exceed it are seeds; those that touch are one.
+        A voxel is in a seed if the mean of its affinities, to predecessors and successors, exceeds it.
     foreground
-        Voxels whose mean affinity exceeds it are filled from the seeds.
+        Voxels whose mean exceeds this are filled from the seeds, the best joined first.
 
     Returns
     -------
     segmentation
         Ids from 1, 0 between the objects; axes as the affinities without the channels.
     """
-    measure, watershed = _skimage("measure").label, _skimage("segmentation").watershed
-    scale = np.iinfo(affinities.dtype).max if np.issubdtype(affinities.dtype, np.integer) else 1
-    mean = affinities.mean(0, dtype=np.float32) / np.float32(scale)
-    seeds = measure(affinities.min(0) > seed * scale, connectivity=1)
-    result: NDArray[np.int32] = watershed(-mean, seeds, mask=mean > foreground).astype(np.int32)
+    label, watershed = optional("skimage.measure").label, optional("skimage.segmentation").watershed
+    joined = mean_affinity(affinities)
+    seeds = label(joined > seed, connectivity=1)
+    # Only the rim of a seed can flood anything; leaving out its core changes nothing and takes a third of the time.
+    core = optional("scipy.ndimage").binary_erosion(seeds > 0)
+    flooded = watershed(-joined, np.where(core, 0, seeds), mask=(joined > foreground) & ~core)
+    result: NDArray[np.int32] = np.where(core, seeds, flooded)
     return result
+
+
+def mean_affinity(affinities: NDArray[Any]) -> NDArray[np.float32]:
+    """Mean of each voxel's affinities to its predecessor and its successor along every axis; all else as `segment`."""
+    scale = np.iinfo(affinities.dtype).max if np.issubdtype(affinities.dtype, np.integer) else 1
+    total: NDArray[np.float32] = affinities.sum(0, dtype=np.float32)
+    for axis, channel in enumerate(affinities):
+        rows, back = np.moveaxis(total, axis, 0), np.moveaxis(channel, axis, 0)
+        rows[:-1] += back[1:]
+        rows[-1] += back[-1]  # no successor: the predecessor counts twice
+    total /= np.float32(2 * len(affinities) * scale)
+    return total
 
 
 def affinities_of(labels: NDArray[Any]) -> NDArray[np.float32]:
@@ -64,20 +79,20 @@ def affinities_of(labels: NDArray[Any]) -> NDArray[np.float32]:
 def adapted_rand_error(segmentation: NDArray[Any], labels: NDArray[Any]) -> float:
     """1 minus the F-score of pairs of voxels that are rightly together: 0 is perfect; where labels are 0, nobody asks.
 
+    Voxels that the segmentation left at 0 count as one segment, so leaving out is no way to a better score.
     Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for connectomics", 2015.
     """
-    error, _, _ = _skimage("metrics").adapted_rand_error(labels, segmentation, ignore_labels=(0,))
+    error, _, _ = optional("skimage.metrics").adapted_rand_error(labels, segmentation, ignore_labels=(0,))
     return float(error)
 
 
-def _skimage(module: str) -> Any:
-    from importlib import import_module
-
+def optional(module: str) -> Any:
+    """A module of scikit-image, or of scipy that comes with it; `MissingExtra` where it is absent."""
     try:
-        return import_module(f"skimage.{module}")
+        return import_module(module)
     except ImportError as error:
         raise MissingExtra(
-            "Scores need scikit-image, which is not installed.",
-            "It is in the extra demo.",
+            f"Scores need {module.split('.')[0]}, which is not installed.",
+            "It is in the extra demo, or comes with it.",
             ['pip install "chunkinfer[demo]"'],
         ) from error

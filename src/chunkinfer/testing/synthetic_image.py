@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from chunkinfer.testing.synthetic import VOXEL_SIZE, Floats, Labels, boundaries, smooth_field
+from chunkinfer.testing.synthetic_neurites import VOXEL_SIZE, Floats, Labels, boundaries, smooth_field
 
 Points = NDArray[np.intp]
 
@@ -106,9 +106,8 @@ def synapses(rng: np.random.Generator, image: Floats, labels: Labels, depth: Flo
         if len(order) < 2:
             continue
         before, after = order[:2]
-        density = ndimage.binary_dilation(labels[box] == 0, iterations=3) & (labels[box] == after)
-        touching = ndimage.binary_dilation(labels[box] == before, np.ones((3, 9, 9)))
-        image[box][density & touching & (square < rng.uniform(100, 170) ** 2)] = STAIN - 12
+        facing = ndimage.maximum_filter(labels[box] == before, (3, 9, 9)) & (labels[box] == after)
+        image[box][facing & (depth[box] < 30) & (square < rng.uniform(100, 170) ** 2)] = STAIN - 12
         cloud = (labels[box] == before) & (depth[box] > 24) & (square < rng.uniform(180, 320) ** 2)
         cloud &= image[box] > CYTOPLASM - 36  # not in mitochondria
         corner = [b.start for b in box]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANEL, GAP, LEFT, RIGHT = 3.2, 0.1, 0.34, 0.12
-"""Width of a panel, between panels, and of the margins, in inches."""
+"""Width of a panel, of the gap between panels, and of the margins, in inches."""
+
 DPI = 200
 INK, FAINT, ACCENT = "#1a1a1a", "#6b6b6b", "#f2542d"
 
@@ -67,7 +68,7 @@ def side_by_side(
     path
         The PNG to write.
     blocks
-        Sizes of the blocks along each spatial axis, in voxels: dask's ``chunks``. Their edges are drawn over the output.
+        Sizes of the blocks along each spatial axis, in voxels: dask's ``chunks``; drawn over the output.
     segmentation
         Ids, 0 for background, axes as the image: drawn in colours over it.
     voxel_size
@@ -86,55 +87,42 @@ def side_by_side(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra(
-            "Plots need matplotlib, which is not installed.", "It is in the extra demo.", ['pip install "chunkinfer[demo]"']
+            "Plots need matplotlib, which is not installed.",
+            "It is in the extra demo.",
+            ['pip install "chunkinfer[demo]"'],
         ) from error
 
     shape = tuple(map(int, image.shape))
     channels = len(output.shape) - len(shape)
-    expect(len(shape) in (2, 3), f"The image has shape {shape}.", "A picture is made of (z, y, x) or of (y, x).")
-    expect(
-        channels in (0, 1) and tuple(output.shape[channels:]) == shape,
-        f"The output has shape {tuple(output.shape)} and the image {shape}.",
-        "Both cover the same voxels; the output may have channels in front.",
-    )
-    if segmentation is not None:
-        expect(
-            tuple(segmentation.shape) == shape,
-            f"The segmentation has shape {tuple(segmentation.shape)} and the image {shape}.",
-            "Both cover the same voxels.",
-        )
-    if blocks is not None:
-        expect(
-            tuple(map(sum, blocks)) == shape,
-            f"Blocks that cover {tuple(map(sum, blocks))} voxels are drawn over an image of {shape}.",
-            "Blocks are sizes along each axis, as in dask's chunks, and add up to the image.",
-        )
+    check(shape, tuple(output.shape), segmentation, blocks)
     size = tuple(voxel_size) if voxel_size is not None else (1.0,) * len(shape)
     cuts = planes(shape)
-    heights = [PANEL * shape[c.down] * size[c.down] / (shape[c.across] * size[c.across]) for c in cuts]
     columns = ["image", "output"]
     if blocks is not None:
-        columns.append("output, in " + " × ".join(str(len(axis)) for axis in blocks) + " blocks")
+        columns.append("output, in " + " \N{MULTIPLICATION SIGN} ".join(str(len(axis)) for axis in blocks) + " blocks")
     if segmentation is not None:
         columns.append("segmentation")
 
+    heights = [PANEL * shape[c.down] * size[c.down] / (shape[c.across] * size[c.across]) for c in cuts]
+    head = 0.64 if title else 0.3
     width = LEFT + RIGHT + len(columns) * (PANEL + GAP) - GAP
-    head = 0.3 + (0.34 if title else 0)
-    height = head + sum(heights) + GAP * (len(cuts) - 1) + 0.12
+    height = head + sum(heights) + GAP * (len(cuts) - 1) + RIGHT
     figure = Figure(figsize=(width, height), facecolor="white")
     if title:
         figure.text(LEFT / width, 1 - 0.15 / height, title, va="top", size=13, weight="bold", color=INK)
+
     top = height - head
     for row, (cut, tall) in enumerate(zip(cuts, heights, strict=True)):
         top -= tall
         grey = stretched(cut.of(image))
-        rgb = coloured(cut.of(output, channels), channels)
-        for column, name in enumerate(columns):
+        pictures = [grey, result := coloured(cut.of(output, channels))]
+        if blocks is not None:
+            pictures.append(result)
+        if segmentation is not None:
+            pictures.append(painted(grey, cut.of(segmentation)))
+        for column, (name, picture) in enumerate(zip(columns, pictures, strict=True)):
             left = LEFT + column * (PANEL + GAP)
             axes = figure.add_axes((left / width, top / height, PANEL / width, tall / height))
-            picture = grey if name == "image" else rgb
-            if name == "segmentation":
-                picture = painted(grey, cut.of(segmentation))
             axes.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(linewidth=0.6, color=INK)
@@ -142,31 +130,44 @@ def side_by_side(
                 axes.set_title(name, loc="left", size=10, color=INK, pad=4)
             if column == 0:
                 axes.set_ylabel(cut.name, size=9, color=FAINT, labelpad=4)
-                if row == 0:
-                    scale_bar(axes, shape[cut.across], size[cut.across], "nm" if voxel_size is not None else "voxels")
-            if name.endswith("blocks") and blocks is not None:
+            if row == column == 0:
+                scale_bar(axes, shape[cut.across], size[cut.across], "nm" if voxel_size is not None else "voxels")
+            if blocks is not None and column == 2:
                 for edge in list(accumulate(blocks[cut.across]))[:-1]:
                     axes.axvline(edge - 0.5, color=ACCENT, linewidth=0.9)
                 for edge in list(accumulate(blocks[cut.down]))[:-1]:
                     axes.axhline(edge - 0.5, color=ACCENT, linewidth=0.9)
         top -= GAP
-    path = Path(path)
     figure.savefig(path, dpi=DPI, format="png")
-    return path
+    return Path(path)
 
 
-def expect(holds: bool, what: str, means: str) -> None:
-    """`VolumeError` unless ``holds``."""
-    if not holds:
-        raise VolumeError(what, means, ["side_by_side(image, output, path)  # image (z, y, x), output (c, z, y, x)"])
+def check(
+    shape: tuple[int, ...], output: tuple[int, ...], segmentation: Any, blocks: Sequence[Sequence[int]] | None
+) -> None:
+    """`VolumeError` unless everything covers an image of ``shape``."""
+    if len(shape) not in (2, 3):
+        what, means = f"The image has shape {shape}.", "A picture is made of (z, y, x) or of (y, x)."
+    elif output != shape and output[1:] != shape:
+        what = f"The output has shape {output} and the image {shape}."
+        means = "Both cover the same voxels; the output may have channels in front."
+    elif segmentation is not None and tuple(segmentation.shape) != shape:
+        what = f"The segmentation has shape {tuple(segmentation.shape)} and the image {shape}."
+        means = "Both cover the same voxels."
+    elif blocks is not None and (covered := tuple(map(sum, blocks))) != shape:
+        what = f"The blocks cover {covered} voxels and the image has {shape}."
+        means = "Blocks are sizes along each axis, as in dask's chunks, and add up to the image."
+    else:
+        return
+    raise VolumeError(what, means, ["side_by_side(image, output, path)  # image (z, y, x), output (c, z, y, x)"])
 
 
 def planes(shape: tuple[int, ...]) -> list[Cut]:
     """The planes to draw: through the middle, or the only one."""
     if len(shape) == 2:
-        return [Cut(0, 1, None, "x–y")]
+        return [Cut(0, 1, None, "x, y")]
     z, y = shape[0] // 2, shape[1] // 2
-    return [Cut(1, 2, (0, z), f"x–y at z = {z}"), Cut(0, 2, (1, y), f"x–z at y = {y}")]
+    return [Cut(1, 2, (0, z), f"x, y at z = {z}"), Cut(0, 2, (1, y), f"x, z at y = {y}")]
 
 
 def stretched(plane: NDArray[Any]) -> NDArray[np.float32]:
@@ -177,11 +178,11 @@ def stretched(plane: NDArray[Any]) -> NDArray[np.float32]:
     return result
 
 
-def coloured(plane: NDArray[Any], channels: int) -> NDArray[np.float32]:
-    """A plane of an output as grey (y, x), or as red, green and blue (y, x, 3)."""
+def coloured(plane: NDArray[Any]) -> NDArray[np.float32]:
+    """A plane (y, x) or (c, y, x) of an output as grey (y, x), or as red, green and blue (y, x, 3)."""
     scale = np.iinfo(plane.dtype).max if np.issubdtype(plane.dtype, np.integer) else 1
     values: NDArray[np.float32] = np.clip(plane.astype(np.float32) / scale, 0, 1)
-    if channels == 0 or len(values) == 1:
+    if values.ndim == 2 or len(values) == 1:
         return values.reshape(values.shape[-2:])
     if len(values) == 2:
         values = np.stack([values[0], values[1], values.mean(0)])
@@ -193,9 +194,9 @@ def painted(grey: NDArray[np.float32], ids: NDArray[Any]) -> NDArray[np.float32]
     from matplotlib.colors import hsv_to_rgb
 
     turn = ids.astype(np.float64) * (math.sqrt(5) - 1) / 2 % 1  # the golden angle keeps consecutive ids apart
-    hues = np.stack([turn, 0.5 + 0.35 * (ids % 3) / 2, np.full(ids.shape, 0.95)], -1)
+    hues = np.stack([turn, 0.4 + 0.1 * (ids % 3), np.ones(ids.shape)], -1)
     colours = np.where((ids > 0)[..., None], hsv_to_rgb(hues), 0)
-    result: NDArray[np.float32] = (colours * (0.35 + 0.65 * grey[..., None])).astype(np.float32)
+    result: NDArray[np.float32] = (colours * (0.45 + 0.55 * grey[..., None])).astype(np.float32)
     return result
 
 
@@ -208,8 +209,10 @@ def scale_bar(axes: Axes, voxels: int, size: float, unit: str) -> None:
     length = max(step * decade for step in (1, 2, 5) if step * decade <= longest)
     text = f"{length / 1000:g} µm" if unit == "nm" and length >= 1000 else f"{length:g} {unit}"
     share = length / (voxels * size)
-    outline = [withStroke(linewidth=2.5, foreground=INK)]
-    axes.plot([0.04, 0.04 + share], [0.05, 0.05], transform=axes.transAxes, color="white", linewidth=3,
-              solid_capstyle="butt", path_effects=[withStroke(linewidth=4.5, foreground=INK)])  # fmt: skip
-    axes.text(0.04 + share / 2, 0.07, text, transform=axes.transAxes, color="white", size=9, weight="bold",
-              ha="center", va="bottom", path_effects=outline)  # fmt: skip
+    where = axes.transAxes
+    bar = axes.plot([0.04, 0.04 + share], [0.05, 0.05], transform=where, color="white", linewidth=3)
+    label = axes.text(
+        0.04 + share / 2, 0.075, text, transform=where, color="white", size=9, weight="bold", ha="center", va="bottom"
+    )
+    bar[0].set(solid_capstyle="butt", path_effects=[withStroke(linewidth=4.5, foreground=INK)])
+    label.set_path_effects([withStroke(linewidth=2.5, foreground=INK)])

@@ -6,7 +6,8 @@ exactly. ``check_patch`` confirms a patch at its own size. ``nan_probe`` measure
 """
 
 from chunkinfer.models.trace.dependence import Reason
+from chunkinfer.models.trace.patches import check_patch
 from chunkinfer.models.trace.probe import nan_probe
-from chunkinfer.models.trace.tracing import Trace, check_patch, trace
+from chunkinfer.models.trace.tracing import Trace, trace
 
 __all__ = ["Reason", "Trace", "check_patch", "nan_probe", "trace"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
+from typing import cast
 
 import numpy as np
 
@@ -55,9 +56,13 @@ def sizes_taken(outputs: Mapping[int, int], tried: Iterable[int], stride: Fracti
 
 
 def split_crop(total: Fraction) -> tuple[int, int]:
-    """The crop at the low and the high end; even kernels lose the odd voxel at the high end, as torch pads for it."""
-    whole = int(total) if total.denominator == 1 else int(np.ceil(float(total)))
-    return whole // 2, whole - whole // 2
+    """The crop at the low and the high end; even kernels lose the odd voxel at the high end, as torch pads for it.
+
+    The high end is a Fraction only for outputs finer than the input that lose a part of an input voxel.
+    """
+    low = total // 2
+    high = total - low
+    return low, int(high) if high.denominator == 1 else cast("int", high)
 
 
 def smallest_size(size: int, period: int, takes: Callable[[int], bool]) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from chunkinfer.models.trace import shortcuts
 from chunkinfer.models.trace.call import Call
 from chunkinfer.models.trace.dependence import (
     Dependence,
@@ -27,7 +28,7 @@ from chunkinfer.models.trace.rules import MAKERS, is_random, rule_for
 
 _SLICE_WRITTEN = (
     "writes into a part of a tensor (slice assignment; circular padding does this too), which is not followed; "
-    "torch.cat or torch.where over channels is"
+    "torch.where is, and so is every other kind of padding"
 )
 _VALUE_READ = "reads a value of the volume in Python, so what it computes may differ from patch to patch"
 
@@ -72,7 +73,7 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs = list(_tensors((args, kwargs)))
         # An operator that writes in place changes what its argument reads: look before it runs.
         followed = any(id(t) in self._known or _storage(t) in self._written for t in inputs)
-        result = func(*args, **kwargs)
+        result = shortcuts.run(func, args, kwargs)
         name = func.overloadpacket.__name__
         if followed or name in MAKERS or is_random(func):
             call = Call(name, _by_name(func, args, kwargs), list(_tensors(result)), self.layer(), self.lookup)
@@ -90,7 +91,7 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = [reason for t in inputs for reason in self.lookup(t).reasons]
         reasons = tuple(dict.fromkeys([*before, *(self._reason(call, text) for text in call.refused)]))
         if func._schema.is_mutable:
-            self._write(func, call, dims)
+            self._write(func, call, dims, reasons)
         for output, read in zip(call.outputs, dims, strict=True):
             self._remember(output, Dependence(read, reasons))
 
@@ -114,17 +115,21 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             dims = call.guess()
         return dims
 
-    def _write(self, func: Any, call: Call, dims: list[Dims]) -> None:
+    def _write(self, func: Any, call: Call, dims: list[Dims], reasons: tuple[Reason, ...]) -> None:
         """Note what an in-place operator does to other tensors that share its argument's memory."""
         for argument in func._schema.arguments:
             target = call.get(argument.name)
             if not (argument.alias_info and argument.alias_info.is_write and isinstance(target, torch.Tensor)):
                 continue
-            after = next((d for t, d in zip(call.outputs, dims, strict=True) if t is target), None)
-            if after is not None and not call.refused and _same(self.lookup(target).dims, after):
-                continue
+            # A tensor that is not known may be a view of a buffer, which is then read under another identity; and what
+            # is written into a part differs from what is left beside it, even if both read the same.
+            hidden = id(target) not in self._known
+            partial = target.untyped_storage().nbytes() != target.numel() * target.element_size()
             shared = self._aliases.get(_storage(target), set()) - {id(target)}
-            if shared or target.untyped_storage().nbytes() != target.numel() * target.element_size():
+            before = self.lookup(target)
+            after = next((d for t, d in zip(call.outputs, dims, strict=True) if t is target), None)
+            unchanged = after is not None and before.reasons == reasons and _same(before.dims, after)
+            if hidden or partial or (shared and not unchanged):
                 self._written[_storage(target)] = self._reason(call, _SLICE_WRITTEN)
 
     def _reason(self, call: Call, text: str) -> Reason:
@@ -219,14 +224,15 @@ def _storage(tensor: torch.Tensor) -> int:
 
 def _same(before: Dims, after: Dims) -> bool:
     """Whether two tensors of one shape are known to read the same."""
-    if len(before) != len(after):
+    return len(before) == len(after) and all(
+        len(ours) == len(theirs) and all(_alike(f, g) for f, g in zip(ours, theirs, strict=True))
+        for ours, theirs in zip(before, after, strict=True)
+    )
+
+
+def _alike(one: Factor, other: Factor) -> bool:
+    if one.size != other.size:
         return False
-    for ours, theirs in zip(before, after, strict=True):
-        if [f.size for f in ours] != [f.size for f in theirs]:
-            return False
-        for f, g in zip(ours, theirs, strict=True):
-            if f.uniform != g.uniform or (f.reach is None) != (g.reach is None):
-                return False
-            if f.reach is not None and g.reach is not None and not f.reach.same(g.reach):
-                return False
-    return True
+    if one.reach is None or other.reach is None:
+        return one.reach is other.reach and (one.size == 1 or one.uniform == other.uniform)
+    return one.reach.same(other.reach)

@@ -44,7 +44,11 @@ def _spread(module: nn.Module, channels: int, shape: Sequence[int], axis: int, h
     x = torch.zeros((1, channels, *shape))
     x.movedim(2 + axis, 0)[half] = float("nan")
     # Fast convolution algorithms (Winograd) mix outputs in their intermediate sums, and so spread NaN too far.
-    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
-        y = next(leaf for leaf in pytree.tree_leaves(module(x)) if isinstance(leaf, torch.Tensor))
+    (enabled, *_) = torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
+    try:
+        with torch.no_grad():
+            y = next(leaf for leaf in pytree.tree_leaves(module(x)) if isinstance(leaf, torch.Tensor))
+    finally:
+        torch.backends.mkldnn.set_flags(enabled)  # type: ignore[no-untyped-call]
     found: Flags = y.isnan().movedim(2 + axis, 0).flatten(1).any(1).numpy()
     return found

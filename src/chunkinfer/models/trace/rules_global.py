@@ -7,7 +7,7 @@ every output voxel depend on the whole patch, and says so.
 from __future__ import annotations
 
 from chunkinfer.models.trace.call import Call, Rule
-from chunkinfer.models.trace.dependence import Dim, Dims, Factor, is_spatial, plain
+from chunkinfer.models.trace.dependence import Dim, Dims, Factor, is_spatial, plain, size_of
 
 _WHOLE = "so every output voxel depends on the whole patch"
 
@@ -38,7 +38,8 @@ def layer_norm(call: Call) -> list[Dims]:
     rank = len(call["normalized_shape"])
     dims = call.source
     call.refuse_spatial(dims[-rank:], f"normalises over a spatial axis, {_WHOLE}")
-    return [dims, *((*dims[:-rank], *plain([1] * rank)) for _ in call.outputs[1:])]
+    scaled = tuple(dim if is_spatial(dim) else (Factor(size_of(dim)),) for dim in dims[-rank:])
+    return [(*dims[:-rank], *scaled), *((*dims[:-rank], *plain([1] * rank)) for _ in call.outputs[1:])]
 
 
 def batch_norm(call: Call) -> list[Dims]:
@@ -179,7 +180,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, reduction),
     **dict.fromkeys(_ADAPTIVE, adaptive_pooling),
     "native_group_norm": group_norm,
-    "native_layer_norm": layer_norm,
+    **dict.fromkeys(["native_layer_norm", "_fused_rms_norm"], layer_norm),
     **dict.fromkeys(_BATCH_NORMS, batch_norm),
     **dict.fromkeys(_ALONG, along),
     **dict.fromkeys(["mm", "bmm", "matmul", "mv"], product),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from chunkinfer.models.trace.follow import Followed, follow
+from chunkinfer.models.trace.shortcuts import Shortcuts
 
 
 class Subject:
@@ -69,7 +71,7 @@ class Subject:
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...] | Exception:
         """The output's shape for an input of this spatial shape, or why there is none."""
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), Shortcuts():  # type: ignore[no-untyped-call]
                 found = tuple(self._run(self._input(shape)).shape)
         except Exception as error:  # whatever the network raises on a size it does not take
             return error
@@ -94,6 +96,11 @@ def subjects(module: nn.Module, channels: int, dtype: torch.dtype) -> Iterator[S
         yield Subject(ours, device, channels, dtype)
 
 
+def name_of(module: nn.Module) -> str:
+    """The class of a network; of TorchScript, the one it was made from."""
+    return str(getattr(module, "original_name", type(module).__name__))
+
+
 def _meta_copy(module: nn.Module) -> tuple[nn.Module, torch.device]:
     meta = torch.device("meta")
     if isinstance(module, torch.jit.ScriptModule):
@@ -106,7 +113,9 @@ def _meta_copy(module: nn.Module) -> tuple[nn.Module, torch.device]:
                 empty = value.detach().to(meta)
                 is_parameter = isinstance(value, nn.Parameter)
                 memo[id(value)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
-    return copy.deepcopy(module, memo), meta
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, on copying an exported program
+        return copy.deepcopy(module, memo), meta
 
 
 def _real_copy(module: nn.Module) -> tuple[nn.Module, torch.device]:
@@ -118,7 +127,7 @@ def _real_copy(module: nn.Module) -> tuple[nn.Module, torch.device]:
 
 def _script_copy(module: torch.jit.ScriptModule, device: torch.device) -> nn.Module:
     buffer = io.BytesIO()
-    torch.jit.save(module, buffer)  # type: ignore[no-untyped-call]
+    torch.jit.save(module, buffer)
     buffer.seek(0)
     loaded: nn.Module = torch.jit.load(buffer, map_location=device)  # type: ignore[no-untyped-call]
     return loaded

@@ -1,0 +1,164 @@
+"""The command line: the same words as in Python. Each command parses and calls one public function."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from chunkinfer.errors import ChunkinferError
+
+
+class _Voxels(click.ParamType):
+    """``64`` for all axes, or ``20,256,256`` in the order z, y, x."""
+
+    name = "VOXELS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = tuple(int(v) for v in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no voxel count: 64 for all axes, or 20,256,256 in the order z,y,x", param, ctx)
+        return numbers[0] if len(numbers) == 1 else numbers
+
+
+class _Numbers(click.ParamType):
+    """Numbers with commas between."""
+
+    name = "NUMBERS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(float(v) for v in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 40,4,4", param, ctx)
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+SOURCE = _options(
+    click.option("--level", type=int, default=0, help="Level of a multiscale image; 0 is the finest."),
+    click.option("--array", help="Array of a zarr group."),
+    click.option("--voxel-size", type=_Numbers(), help="z,y,x; overrides the metadata."),
+    click.option("--offset", type=_Numbers(), help="z,y,x in voxels; overrides the metadata."),
+    click.option("--missing", type=click.Choice(["error", "fill"]), default="error", help="What an absent chunk is."),
+)
+
+INFERENCE = _options(
+    click.option("--model", required=True, help="TorchScript or torch.export (.pt2) file; it is code that you trust."),
+    click.option("--patch", type=_Voxels(), help="What the network sees at a time."),
+    click.option("--overlap", type=_Voxels(), help="Blend patches that overlap by this much; exact tiling without it."),
+    click.option("--block", type=_Voxels(), help="What one task computes and writes."),
+    click.option("--window", help="hann, linear, gaussian or bump."),
+    click.option("--batch", type=int, help="Patches per forward pass."),
+    click.option("--normalize", type=_Numbers(), help="offset,scale: (value - offset) / scale."),
+    click.option("--dtype", help="Of the result; uint8 quantises [0, 1]."),
+    click.option("--precision", help="fp32, bf16 or fp16."),
+    click.option("--device", help="cpu or cuda."),
+    click.option("--threads", type=int, help="Intra-op threads of a kernel on a CPU."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="chunkinfer")
+def main() -> None:
+    """Run a convolutional network over an image volume of any size: exact, block by block, on dask."""
+
+
+@main.command()
+@click.argument("src")
+@click.argument("dst")
+@SOURCE
+@INFERENCE
+@click.option("--format", help="zarr3, zarr2 or precomputed.")
+@click.option("--chunks", type=_Voxels(), help="Of the output, c,z,y,x.")
+@click.option("--shards", type=_Voxels(), help="Of the output, c,z,y,x.")
+@click.option("--encoding", help="Of precomputed: raw, jpeg or compressed_segmentation.")
+@click.option("--overwrite", is_flag=True, help="Delete what is stored at DST and start anew.")
+@click.option("--scheduler", help="Address of a dask scheduler; an in-process cluster without it.")
+def infer(src: str, dst: str, scheduler: str | None, **given: Any) -> None:
+    """Run a network over the volume at SRC and store the result at DST.
+
+    Run again after a crash, the same command computes only what is missing.
+    """
+    import chunkinfer as ci
+
+    settings = {k: given.pop(k) for k in ("format", "chunks", "shards", "encoding", "overwrite")}
+    result = ci.infer(_open(src, given), **_inference(given))
+    if scheduler is None:
+        click.echo(ci.save(result, dst, **settings))
+        return
+    from distributed import Client
+
+    with Client(scheduler) as client:
+        click.echo(ci.save(result, dst, client=client, **settings))
+
+
+@main.command()
+@click.argument("src")
+@SOURCE
+@INFERENCE
+def plan(src: str, **given: Any) -> None:
+    """Show the numbers of a run before it runs."""
+    import chunkinfer as ci
+
+    click.echo(ci.plan(_open(src, given), **_inference(given)))
+
+
+@main.command()
+@click.argument("url")
+@SOURCE
+def info(url: str, **given: Any) -> None:
+    """Show what an array at URL is."""
+    from chunkinfer.storage import open_source
+    from chunkinfer.volume import describe
+
+    volume = _open(url, given)
+    click.echo(describe(volume, open_source(url, level=given["level"], array=given["array"])))
+
+
+@main.command()
+@click.argument("folder", default="demo-output")
+@click.option("--workers", type=int, default=2, help="Worker processes of the local cluster.")
+def demo(folder: str, workers: int) -> None:
+    """Run a small network over a synthetic electron-microscopy volume; writes to FOLDER."""
+    from chunkinfer.demo.run import run
+
+    run(folder, workers)
+
+
+def _open(url: str, given: dict[str, Any]) -> Any:
+    import chunkinfer as ci
+
+    names = ("level", "array", "voxel_size", "offset", "missing")
+    return ci.open_volume(url, **{k: given[k] for k in names})
+
+
+def _inference(given: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in given.items() if k not in ("level", "array", "voxel_size", "offset", "missing")}
+
+
+def run() -> None:
+    """Entry point: errors of this library are shown without a traceback and end with code 1."""
+    try:
+        main()
+    except ChunkinferError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()
