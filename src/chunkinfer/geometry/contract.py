@@ -24,7 +24,7 @@ class AxisContract:
     """Input voxels below a block of whole periods, in anchor coordinates, that the block's output reads; >= 0."""
     high: int
     """Input voxels above a block of whole periods, in anchor coordinates, that the block's output reads; >= 0."""
-    crop: tuple[int, int]
+    crop: tuple[int | Fraction, int | Fraction]
     """Input voxels by which the output field is smaller than the input field, at the low and high end; (0, 0) for
     same-padded networks, positive for valid ones, negative where the output reaches beyond the input."""
     residues: tuple[int, ...]
