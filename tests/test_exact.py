@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from nets import EXACT, REFUSED
 from torch import nn
-from whole import whole
 
 import chunkinfer as ci
 from chunkinfer.errors import NotExact, PlanError
 from chunkinfer.models import open_model
 from chunkinfer.models.trace import Trace, trace
+from nets import EXACT, REFUSED
+from whole import whole
 
 FAST = [Phase.explicit, Phase.generate]
 """Shrinking a failure would run networks for minutes; the drawn cut is small enough to read."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chunkinfer.inference import infer as infer
     from chunkinfer.inference import plan as plan
     from chunkinfer.planning import Plan as Plan
-    from chunkinfer.saving import RunReport as RunReport
+    from chunkinfer.reports import RunReport as RunReport
     from chunkinfer.saving import save as save
     from chunkinfer.volume import open_volume as open_volume
 
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Plan": "chunkinfer.planning",
-    "RunReport": "chunkinfer.saving",
+    "RunReport": "chunkinfer.reports",
     "errors": "chunkinfer.errors",
     "infer": "chunkinfer.inference",
     "open_volume": "chunkinfer.volume",

@@ -11,7 +11,7 @@ import click
 from chunkinfer.errors import ChunkinferError
 
 
-class _Voxels(click.ParamType):
+class _Voxels(click.ParamType[Any]):
     """``64`` for all axes, or ``20,256,256`` in the order z, y, x."""
 
     name = "VOXELS"
@@ -26,7 +26,7 @@ class _Voxels(click.ParamType):
         return numbers[0] if len(numbers) == 1 else numbers
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType[Any]):
     """Numbers with commas between."""
 
     name = "NUMBERS"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import dask.array as da
 import numpy as np
@@ -21,7 +22,6 @@ from chunkinfer.blockwise import (
     origin_of,
 )
 from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
-from chunkinfer.geometry import Box
 from chunkinfer.kernel import Job, Normalize, resolve_device, resolve_normalize
 from chunkinfer.models import Model, open_model
 from chunkinfer.planning import PRECISIONS, PerAxis, Plan, Wishes, grid_for_exchange, make_plan
@@ -34,6 +34,26 @@ if TYPE_CHECKING:
     from chunkinfer.models.trace import Trace
 
 
+class Settings(TypedDict, total=False):
+    """The keyword arguments of `infer`, for type checkers."""
+
+    patch: PerAxis
+    overlap: PerAxis
+    block: PerAxis
+    window: str | None
+    batch: int | None
+    normalize: tuple[float, float] | Callable[[Any], Any] | None
+    dtype: Any
+    precision: str | None
+    device: str | None
+    threads: int | None
+    exchange: bool | None
+
+
+@overload
+def infer(volume: xr.DataArray | str | PathLike[str], model: Any, **settings: Unpack[Settings]) -> xr.DataArray: ...
+@overload
+def infer(volume: Any, model: Any, **settings: Unpack[Settings]) -> da.Array: ...
 def infer(
     volume: Any,
     model: Any,
@@ -117,7 +137,9 @@ def plan(volume: Any, model: Any, **arguments: Any) -> Plan:
     """
     arguments.pop("exchange", None)
     if unknown := sorted(set(arguments) - set(Wishes.__dataclass_fields__)):
-        raise TypeError(f"plan() and infer() take no argument {unknown[0]!r}; they take {', '.join(Wishes.__dataclass_fields__)}")
+        raise TypeError(
+            f"plan() and infer() take no argument {unknown[0]!r}; they take {', '.join(Wishes.__dataclass_fields__)}"
+        )
     return _Inference.prepare(volume, model, Wishes(**arguments), None).plan
 
 
@@ -217,7 +239,7 @@ class _Inference:
         if not self.volume.labelled:
             return array
         axes = self.plan.lattice.axes
-        frame = self.volume.frame.moved([a.contract.crop[0] for a in axes], [float(a.stride) for a in axes])
+        frame = self.volume.frame.moved([float(a.contract.crop[0]) for a in axes], [float(a.stride) for a in axes])
         name = self.model.name.partition(".")[0]
         return frame.label(array, ("c", *self.volume.frame.space), name=name, attrs=self.volume.attrs)
 

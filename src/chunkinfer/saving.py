@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -252,7 +251,9 @@ class _Run:
         """For arrays without a network: whole write units, near the array's own chunks, of a size worth a task."""
         shape, dims = self.array.shape, self.volume.dims
         shards = self.asked.get("shards")
-        chunks = self.asked.get("chunks") or [min(CHUNK, n) if d in "zyx" else n for d, n in zip(dims, shape, strict=True)]
+        chunks = self.asked.get("chunks") or [
+            min(CHUNK, n) if d in "zyx" else n for d, n in zip(dims, shape, strict=True)
+        ]
         unit = list(
             write_unit(self.url, format=self.format, shape=shape, dims=dims, chunks=chunks, shards=shards or None)
         )

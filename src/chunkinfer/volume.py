@@ -163,7 +163,7 @@ class Frame:
 
 def coordinates(origin: float, n: int, voxel_size: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Positions of ``n`` voxels: ``(origin + i) * voxel_size``. The only place where coordinates are computed."""
-    return (origin + np.arange(n)) * voxel_size
+    return np.asarray((origin + np.arange(n)) * voxel_size, np.float64)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Volume:
 
     @property
     def space_shape(self) -> tuple[int, ...]:
-        return self.array.shape[self.array.ndim - len(self.frame.space) :]
+        return tuple(self.array.shape[self.array.ndim - len(self.frame.space) :])
 
 
 def as_volume(volume: Any, ndim: int | None = None) -> Volume:
@@ -270,12 +270,15 @@ def _from_dataarray(volume: xr.DataArray) -> Volume:
         if d in volume.coords:
             kept[d] = volume.coords[d]
     unit = str(volume.attrs.get("unit", "")) or next(
-        (str(volume.coords[d].attrs["units"]) for d in space if "units" in getattr(volume.coords.get(d), "attrs", {})), ""
+        (str(volume.coords[d].attrs["units"]) for d in space if "units" in getattr(volume.coords.get(d), "attrs", {})),
+        "",
     )
     array = volume.data if isinstance(volume.data, da.Array) else da.from_array(volume.data)
     attrs = {str(k): v for k, v in volume.attrs.items() if k not in ("voxel_size", "unit")}
     channel = volume.coords["c"].values if "c" in volume.coords and "c" in order else None
-    return Volume(array, order, Frame(space, sizes, origin, unit, kept), True, attrs, str(volume.name or "volume"), channel)
+    return Volume(
+        array, order, Frame(space, sizes, origin, unit, kept), True, attrs, str(volume.name or "volume"), channel
+    )
 
 
 def _grid_of(volume: xr.DataArray, d: str, stated: Any) -> tuple[float, float]:

@@ -78,7 +78,7 @@ def infer_reading(volume: Payload, network: Payload, name: str) -> da.Array:
     """
     run: Network = network.open()
     job = run.job
-    return da.map_blocks(
+    result: da.Array = da.map_blocks(
         _read_and_run,
         volume.delayed(),
         network.delayed(),
@@ -87,6 +87,7 @@ def infer_reading(volume: Payload, network: Payload, name: str) -> da.Array:
         meta=np.empty((0,) * (1 + len(run.grid.sizes)), job.dtype),
         name=name,
     )
+    return result
 
 
 def infer_exchanging(
@@ -117,7 +118,7 @@ def infer_exchanging(
         cuts.append((*inputs, axis.size - sum(inputs)))  # the last block takes what a valid network crops
     array = array.rechunk((array.shape[0], *cuts))
     depth = {0: 0} | {d + 1: pair for d, pair in enumerate(halo)}
-    return da.map_overlap(
+    result: da.Array = da.map_overlap(
         _run_on,
         array,
         depth=depth,
@@ -131,6 +132,7 @@ def infer_exchanging(
         halo=halo,
         name=name,
     )
+    return result
 
 
 def _read_and_run(volume: Payload, network: Payload, block_id: tuple[int, ...] = ()) -> NDArray[Any]:

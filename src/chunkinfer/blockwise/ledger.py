@@ -89,7 +89,8 @@ class Ledger:
             self._refuse(name, "it is no JSON")
         if not isinstance(record, dict):
             self._refuse(name, "it holds no table")
-        return record
+        table: dict[str, Any] = record
+        return table
 
     def _refuse(self, name: str, why: str) -> None:
         raise DestinationError(

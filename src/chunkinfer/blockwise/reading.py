@@ -60,9 +60,10 @@ def lazy_source(source: Source, chunks: Sequence[int] | None = None) -> da.Array
     from dask.base import tokenize
 
     meta = np.empty((0,) * source.ndim, source.dtype)
-    return da.from_array(
+    array: da.Array = da.from_array(
         source, chunks=tuple(chunks or lazy_chunks(source)), name=f"volume-{tokenize(source)}", asarray=False, meta=meta
     )
+    return array
 
 
 def lazy_chunks(source: Source) -> tuple[int, ...]:
@@ -160,4 +161,3 @@ def _read_ratio(array: da.Array, box: Box) -> float:
             edge += c
         touched *= max(1, min(span, n))
     return read / touched
-

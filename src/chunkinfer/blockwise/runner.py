@@ -158,4 +158,3 @@ def _single_key(layer: Any) -> list[Any]:
 def _error_of(future: Any) -> BaseException:
     error = future.exception() if future.status == "error" else RuntimeError(f"the task was {future.status}")
     return error if isinstance(error, BaseException) else RuntimeError(str(error))
-

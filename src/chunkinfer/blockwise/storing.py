@@ -38,12 +38,14 @@ class Store:
 
 def store_blocks(array: da.Array, store: Payload, name: str) -> da.Array:
     """A lazy array of one element per block of ``array``, whose chunks are the blocks; computing an element writes."""
-    return da.map_blocks(_write, array, store=store.delayed(), name=name, **_one_per_block(store))
+    tasks: da.Array = da.map_blocks(_write, array, store=store.delayed(), name=name, **_one_per_block(store))
+    return tasks
 
 
 def copy_blocks(volume: Payload, store: Payload, name: str) -> da.Array:
     """As `store_blocks`, for an array whose chunks are not the blocks: each task reads its own box of it."""
-    return da.map_blocks(_copy, volume.delayed(), store.delayed(), name=name, **_one_per_block(store))
+    tasks: da.Array = da.map_blocks(_copy, volume.delayed(), store.delayed(), name=name, **_one_per_block(store))
+    return tasks
 
 
 def _one_per_block(store: Payload) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -167,7 +166,7 @@ def _convert(job: Job, result: torch.Tensor, out: Box) -> Array:
     """The result in the dtype asked for, on the host."""
     import torch
 
-    if job.dtype == np.uint8 and prod(result.shape):
+    if job.dtype == np.uint8 and result.numel():
         low, high = (float(v) for v in torch.aminmax(result))
         if low < -1e-3 or high > 1 + 1e-3:
             raise OutputError(

@@ -25,7 +25,7 @@ def _ramp(patch: int, overlap: int, rise: Callable[[Weights], Weights]) -> Weigh
     weights = np.ones(patch)
     width = min(overlap, patch // 2)
     if width:
-        flank = rise((np.arange(width) + 0.5) / width)
+        flank: Weights = rise((np.arange(width) + 0.5) / width)
         weights[:width] = flank
         weights[patch - width :] = flank[::-1]
     return weights
@@ -44,13 +44,15 @@ def linear(patch: int, overlap: int) -> Weights:
 def gaussian(patch: int, overlap: int) -> Weights:
     """MONAI's gaussian: sigma an eighth of the patch, cut off at 1e-3 of its peak."""
     t = np.arange(patch) - (patch - 1) / 2
-    return np.maximum(np.exp(-0.5 * (t / (0.125 * patch)) ** 2), 1e-3)
+    weights: Weights = np.maximum(np.exp(-0.5 * (t / (0.125 * patch)) ** 2), 1e-3)
+    return weights
 
 
 def bump(patch: int, overlap: int) -> Weights:
     """chunkflow's bump function ``exp(-1 / (1 - t^2))``, scaled to a peak of one."""
     t = (np.arange(patch) + 1) / (patch + 1) * 2 - 1
-    return np.maximum(np.exp(1 - 1 / (1 - t * t)), 1e-6)
+    weights: Weights = np.maximum(np.exp(1 - 1 / (1 - t * t)), 1e-6)
+    return weights
 
 
 WINDOWS: dict[str, Window] = {"hann": hann, "linear": linear, "gaussian": gaussian, "bump": bump}

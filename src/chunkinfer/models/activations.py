@@ -46,11 +46,11 @@ def _peak(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device: s
 
     weights = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
 
-    class Alive(TorchDispatchMode):
+    class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         now = peak = 0
 
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.seen: set[int] = set(weights)
 
         def born(self, tensor: torch.Tensor) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 
-
 _PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 
@@ -43,7 +42,7 @@ class Shippable:
             import torch
 
             if self._data.startswith(b"PK"):  # torch.jit.save writes a zip file
-                self._module = torch.jit.load(io.BytesIO(self._data))
+                self._module = torch.jit.load(io.BytesIO(self._data))  # type: ignore[no-untyped-call]
             else:
                 import cloudpickle
 
@@ -107,7 +106,7 @@ def module_digest(module: torch.nn.Module) -> str:
         if isinstance(tensor, torch.Tensor):
             tensor = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -197,7 +196,7 @@ def callable_of(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tenso
 
     def run(patches: torch.Tensor) -> torch.Tensor:
         # TorchScript's profiling executor may fuse after the first calls, and fused kernels differ in the last bits.
-        with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             return first_tensor(module(patches))
 
     return run

@@ -42,9 +42,7 @@ def per_axis(name: str, value: Any, axes: tuple[str, ...], least: int) -> tuple[
             [example, f"{name}=64 for all axes"],
         )
     for axis, voxels in zip(axes, values, strict=True):
-        if voxels is not None and (
-            not isinstance(voxels, Integral) or isinstance(voxels, bool) or voxels < least
-        ):
+        if voxels is not None and (not isinstance(voxels, Integral) or isinstance(voxels, bool) or voxels < least):
             raise PlanError(
                 f"{name} on axis {axis} is {voxels!r}.",
                 f"It counts voxels: a whole number, {least} or more.",

@@ -111,7 +111,9 @@ def make_plan(
     else:
         _refuse_training(model, trace)
         overlaps = [o or 0 for o in overlap]
-        patches = [p or choose_blended_patch(c, n, o) for p, c, n, o in zip(patch, contracts, shape, overlaps, strict=True)]
+        patches = [
+            p or choose_blended_patch(c, n, o) for p, c, n, o in zip(patch, contracts, shape, overlaps, strict=True)
+        ]
         lattice = PatchLattice(
             tuple(blended_axis(*args) for args in zip(contracts, shape, patches, overlaps, axes, strict=True))
         )
@@ -161,7 +163,9 @@ def _count(name: str, value: int | None) -> int:
     if value is None:
         return 1
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise PlanError(f"{name}={value!r} is no count.", "It is a whole number, 1 or more.", [f"{name}=1", f"leave {name}= out"])
+        raise PlanError(
+            f"{name}={value!r} is no count.", "It is a whole number, 1 or more.", [f"{name}=1", f"leave {name}= out"]
+        )
     return int(value)
 
 
@@ -179,7 +183,7 @@ def _result_dtype(asked: Any, compute: str) -> np.dtype[Any]:
         return np.dtype(compute)
     ways = ['dtype="uint8" quantises [0, 1] to [0, 255]', 'dtype="float16" halves the bytes']
     try:
-        dtype = np.dtype(asked)
+        dtype: np.dtype[Any] = np.dtype(asked)
     except TypeError:
         raise PlanError(f"dtype={asked!r} is no dtype.", "", ways) from None
     if dtype != np.uint8 and dtype.kind != "f":

@@ -81,16 +81,12 @@ def _axis_options(contract: AxisContract, size: int, block: int | None, name: st
     return list(found.values()) or [exact_axis(contract, size, padded, name)]
 
 
-def choose_blended_patch(
-    contract: AxisContract, size: int, overlap: int
-) -> int:
+def choose_blended_patch(contract: AxisContract, size: int, overlap: int) -> int:
     """A patch that overlaps its neighbours by a quarter: chunkflow's and MONAI's usual share."""
-    return contract.accepted_at_least(max(4 * overlap, min(size, 64), sum(contract.crop) + overlap + 1))
+    return contract.accepted_at_least(max(4 * overlap, min(size, 64), ceil(sum(contract.crop)) + overlap + 1))
 
 
-def choose_block(
-    lattice: PatchLattice, channels: int, itemsize: int, asked: Sequence[int | None]
-) -> tuple[int, ...]:
+def choose_block(lattice: PatchLattice, channels: int, itemsize: int, asked: Sequence[int | None]) -> tuple[int, ...]:
     """Blocks, in output voxels, of whole zones or strides: as large as memory likes, as many as workers like.
 
     Grows the shortest open axis by one zone at a time, so blocks come out near cubes, which read the least halo.

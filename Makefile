@@ -1,0 +1,40 @@
+# `make demo` and `make test` do all the set-up on a fresh machine with python3 (3.11 or newer) and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check slow evidence clean
+
+demo: $(VENV)/demo.done
+	$(BIN)/chunkinfer demo demo-output
+
+test: check
+	$(BIN)/pytest -m "not slow"
+
+check: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Sweeps, killed processes and large volumes.
+slow: $(VENV)/dev.done
+	$(BIN)/pytest -m slow
+
+# The tables in benchmarks/, made anew.
+evidence: slow
+	$(BIN)/python benchmarks/graph.py
+	$(BIN)/python benchmarks/memory.py
+
+$(VENV)/demo.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo]"
+	touch $@
+
+$(VENV)/dev.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-output
