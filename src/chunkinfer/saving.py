@@ -159,12 +159,13 @@ class _Run:
         layout = header.get("destination", {})
         for name in ("chunks", "shards", "encoding", "compression"):
             if name not in self.asked:
-                self.asked = {**self.asked, name: layout.get(name)}
+                stored_one = layout.get(name)
+                self.asked = {**self.asked, name: False if name == "shards" and not stored_one else stored_one}
 
     def _compare(self, header: Mapping[str, Any]) -> None:
         """Refuse a destination that another run made, showing what differs."""
         theirs, ours = _flat(header), _flat(_as_json(self.header))
-        hidden = {"plan", "asked", "versions", "started"}
+        hidden = {"plan", "asked", "kernels", "versions"}  # of the machine or the call, not of the result
         differ = [
             k for k in sorted(theirs.keys() | ours.keys())
             if theirs.get(k) != ours.get(k) and not hidden & set(k.split("."))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 PROBE = 48
-"""Extent, in voxels per axis, at which TorchScript, which cannot run without data, is measured and extrapolated."""
+"""Extent, in voxels per axis, at which a network that cannot run without data is measured and extrapolated."""
 
 
 def activation_bytes(module: torch.nn.Module, channels: int, patch: tuple[int, ...], dtype: str) -> int:
@@ -32,11 +31,14 @@ def activation_bytes(module: torch.nn.Module, channels: int, patch: tuple[int, .
     """
     import torch
 
-    if isinstance(module, torch.jit.ScriptModule):
-        small = tuple(min(n, PROBE) for n in patch)
-        voxels = torch.Size(patch).numel() / torch.Size(small).numel()
-        return int(_peak(module, (1, channels, *small), dtype, "cpu") * voxels)
-    return _peak(copy.deepcopy(module).to("meta"), (1, channels, *patch), dtype, "meta")
+    from chunkinfer.models.trace.subject import subjects
+
+    subject = next(subjects(module, channels, getattr(torch, dtype)))
+    if subject.is_free:
+        return _peak(subject.module, (1, channels, *patch), dtype, "meta")
+    small = tuple(min(n, PROBE) for n in patch)
+    voxels = torch.Size(patch).numel() / torch.Size(small).numel()
+    return int(_peak(subject.module, (1, channels, *small), dtype, "cpu") * voxels)
 
 
 def _peak(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device: str) -> int:

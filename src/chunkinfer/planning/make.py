@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chunkinfer.errors import ModelError, NotExact, PlanError
-from chunkinfer.geometry import BlockGrid, PatchLattice, blended_axis
+from chunkinfer.geometry import BlockGrid, PatchLattice, blended_axis, round_up
 from chunkinfer.kernel import WINDOWS, Affine, Normalize, cores
 from chunkinfer.models import Model
 from chunkinfer.models.activations import activation_bytes
@@ -108,6 +108,7 @@ def make_plan(
         probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in contracts]
         per_voxel = activations(probe) / float(np.prod(probe))
         lattice = choose_exact(contracts, shape, axes, per_voxel, patch, block)
+        _confirm(model, trace, lattice)
     else:
         _refuse_training(model, trace)
         overlaps = [o or 0 for o in overlap]
@@ -145,6 +146,30 @@ def make_plan(
         source_chunks=tuple(source_chunks),
         asked=wishes.asked(),
     )
+
+
+def _confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
+    """Trace the chosen patch at its own size: what holds at one size is not believed of another."""
+    from chunkinfer.models.trace import check_patch
+
+    if len(lattice) == 1:
+        return
+    clean = [
+        None if len(a.starts) == 1 else (low := round_up(a.contract.low, a.contract.period), low + a.step)
+        for a in lattice.axes
+    ]
+    # An axis that one patch spans has no cut to check; there a thin one would only hide what the other axes read.
+    sizes = [
+        a.patch if zone else a.contract.accepted_at_least(max(a.patch, a.contract.low + a.contract.high))
+        for a, zone in zip(lattice.axes, clean, strict=True)
+    ]
+    reasons = check_patch(model.module_on("cpu"), trace, trace.channels_in, sizes, clean)
+    if reasons:
+        raise NotExact(
+            f"{model.name} cannot be tiled exactly with patches of {lattice.patch} voxels: {reasons[0].text}.",
+            "Its context at this size is another than the one that was traced.",
+            ["choose another patch: infer(volume, model, patch=...)", "blend: infer(volume, model, overlap=...)"],
+        )
 
 
 def describe_normalize(normalize: Normalize) -> str:

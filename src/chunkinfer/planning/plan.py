@@ -163,6 +163,12 @@ class Plan:
         why = f" ({self.reasons[0]})" if self.reasons else ""
         return f"blended with {self.window} windows: an approximation of the network on the whole volume{why}"
 
+    @staticmethod
+    def _itemsize(dtype: str) -> int:
+        import numpy as np
+
+        return np.dtype(dtype).itemsize
+
     # ---- to look at ---------------------------------------------------------------------------------------------
 
     def _table(self) -> list[list[str]]:
@@ -192,7 +198,9 @@ class Plan:
             ("blocks", f"{len(self.grid):,}, one task each"),
             ("patches", f"{self.patches:,}, {self.recompute:.2f} patch voxels per voxel of the volume"),
             ("read amplification", f"{self.read_amplification:.2f}"),
-            ("volume", f"{voxels:,} voxels"),
+            ("volume", f"{voxels:,} voxels, {human_bytes(voxels * self.channels_in * self._itemsize(self.dtype_in))}"),
+            ("output", f"{prod(self.lattice.output):,} voxels x {self.channels_out} channels, "
+             f"{human_bytes(prod(self.lattice.output) * self.channels_out * self._itemsize(self.dtype))}"),
             ("memory per process", f"{human_bytes(total)} = {terms}"),
         ]  # fmt: skip
 

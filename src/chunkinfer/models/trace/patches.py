@@ -23,7 +23,7 @@ def check_patch(
     trace: Trace,
     channels: int,
     patch: Sequence[int],
-    clean: Sequence[tuple[int, int]],
+    clean: Sequence[tuple[int, int] | None],
 ) -> tuple[Reason, ...]:
     """Confirm, at the patch's own size, that its clean zone is the whole-volume result.
 
@@ -40,6 +40,7 @@ def check_patch(
     clean
         The clean zone of an interior patch per axis, half-open, in input voxels from the patch's start: outputs
         anchored in it are kept. A patch flush with the low (high) end of the volume keeps all below (above) it too.
+        None where one patch spans the axis: it keeps everything.
 
     Returns
     -------
@@ -59,6 +60,7 @@ def check_patch(
         return followed.reasons or tuple(
             reason
             for axis, zone in enumerate(clean)
+            if zone is not None
             for reason in _axis_errors(followed.reach(axis), trace.axes[axis], axis, patch[axis], zone)
         )
     return (Reason(name_of(module), f"does not run on a patch of {tuple(patch)} voxels: {failure}"),)
