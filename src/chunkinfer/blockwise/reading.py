@@ -139,25 +139,32 @@ def check_reads(array: Any, boxes: Sequence[Box]) -> None:
 
 
 def _read_ratio(array: da.Array, box: Box) -> float:
-    """Voxels of leaf chunks that a box needs / voxels of the array's own chunks that it touches."""
-    lead = (slice(None),) * (array.ndim - len(box.start))
-    part = array[lead + box.slices]
+    """Voxels of leaf chunks that a box needs / voxels of the array's own chunks that it touches.
+
+    A chunk that a slice left thin counts as a whole leaf chunk, because that is what must be read for it.
+    """
+    lead = array.ndim - len(box.start)
+    part = array[(slice(None),) * lead + box.slices]
     culled = part.dask.cull(set(flatten(part.__dask_keys__())))
-    read = 0.0
+    read, leaf = 0.0, 0.0
     for layer in culled.layers.values():
         if not isinstance(layer, Blockwise):
             continue
         for dep in layer.io_deps.values():
             if isinstance(dep, ArraySliceDep):
-                voxels = prod(s[-1] for s in dep.starts)
-                read += voxels / max(1, prod(dep.numblocks)) * len(layer.get_output_keys())
-    touched = float(prod(array.shape[: len(lead)]))
-    for n, chunks, (low, high) in zip(
-        array.shape[len(lead) :], array.chunks[len(lead) :], zip(box.start, box.stop, strict=True), strict=True
-    ):
-        edge, span = 0, 0
-        for c in chunks:
-            span += c if edge < high and edge + c > low else 0
-            edge += c
-        touched *= max(1, min(span, n))
-    return read / touched
+                chunk = prod(s[-1] for s in dep.starts) / max(1, prod(dep.numblocks))
+                read += chunk * len(layer.get_output_keys())
+                leaf = max(leaf, chunk)
+    spans = [(0, n) for n in array.shape[:lead]] + list(zip(box.start, box.stop, strict=True))
+    touched = [_touched(chunks, low, high) for chunks, (low, high) in zip(array.chunks, spans, strict=True)]
+    return read / max(prod(n for _, n in touched), prod(k for k, _ in touched) * leaf, 1.0)
+
+
+def _touched(chunks: Sequence[int], low: int, high: int) -> tuple[int, int]:
+    """Number and voxels of the chunks along an axis that meet ``[low, high)``."""
+    edge, count, voxels = 0, 0, 0
+    for c in chunks:
+        if edge < high and edge + c > low:
+            count, voxels = count + 1, voxels + c
+        edge += c
+    return count, voxels

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from chunkinfer.errors import MissingExtra
 
 
-def segment(affinities: NDArray[Any], *, seed: float = 0.7, foreground: float = 0.3) -> NDArray[np.int32]:
+def segment(affinities: NDArray[Any], *, seed: float = 0.8, foreground: float = 0.3) -> NDArray[np.int32]:
     """Watershed of affinities from seeds, which are the connected regions of voxels well joined to all six neighbours.
 
     Parameters
