@@ -13,7 +13,9 @@ import chunkinfer as ci
 from chunkinfer.models import open_model
 
 
-def compare(fib25: Path, real_models: Path, place: Path, shape: tuple[int, int, int], patches: list[dict[str, object]]) -> float:
+def compare(
+    fib25: Path, real_models: Path, place: Path, shape: tuple[int, int, int], patches: list[dict[str, object]]
+) -> float:
     """Largest difference to the whole volume, after checking every cut and every reader against each other."""
     volume = ci.open_volume(fib25 / "sample1_image.npy", voxel_size=(10, 10, 10))[: shape[0], : shape[1], : shape[2]]
     model = real_models / "fib25_affinity.pt2"

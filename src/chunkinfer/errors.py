@@ -109,3 +109,12 @@ class RunError(ChunkinferError, RuntimeError):
 
 class MissingExtra(ChunkinferError, ImportError):
     """An optional dependency is absent."""
+
+    @classmethod
+    def of(cls, what: str, module: str, extra: str) -> MissingExtra:
+        """``what`` needs ``module``, which the extra brings."""
+        return cls(
+            f"{what} need {module}, which is not installed.",
+            f"It comes with the extra {extra}.",
+            [f'pip install "chunkinfer[{extra}]"', f"pip install {module}"],
+        )

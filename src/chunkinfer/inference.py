@@ -221,6 +221,7 @@ class _Inference:
             "plan": str(plan),
             "kernels": plan.kernels,
             "array": f"infer-{token}",
+            "axes": list(plan.axes),
         }
         network = Payload(
             f"network-{token}", Network(self.model, job, grid), about, rebuild=lambda s: self.settled(s).lazy()
@@ -248,11 +249,8 @@ def _fit(given: Any, model: Model) -> tuple[Volume, Trace]:
     """The volume and the network's trace on it; an unlabelled array's axes are what the network can read."""
     import xarray as xr
 
-    ndim = getattr(given, "ndim", None)
-    if isinstance(given, xr.DataArray | xr.Dataset) or ndim is None or ndim not in (3,):
+    if isinstance(given, xr.DataArray | xr.Dataset) or getattr(given, "ndim", None) != 3:
         volume = as_volume(given)
-        if not volume.labelled and volume.array.ndim == 4:
-            volume = as_volume(given, 3)
         return volume, model.trace(_channels(volume), len(volume.frame.space))
     failures: list[ChunkinferError] = []
     for count in (3, 2):  # (z, y, x) or (c, y, x)

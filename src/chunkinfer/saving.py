@@ -100,9 +100,18 @@ def save(
         Blocks failed after retries. All others are stored, and the same call resumes.
     """
     asked = {"format": format, "chunks": chunks, "shards": shards, "encoding": encoding, "compression": compression}
-    run = _Run(as_volume(array), url, {k: v for k, v in asked.items() if v is not None})
+    run = _Run(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None})
     run.settle(overwrite)
     return run.run(client, progress)
+
+
+def _as_volume(array: Any) -> Volume:
+    """The volume; an unlabelled array of channels in front of as many axes as its network has is what it seems."""
+    if isinstance(array, da.Array):
+        axes = [p.about["axes"] for p in payloads_of(array.dask) if p.key.startswith("network-")]
+        if axes and array.ndim == 1 + len(axes[-1]):
+            return as_volume(array, len(axes[-1]))
+    return as_volume(array)
 
 
 class _Run:

@@ -198,7 +198,8 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
     volume
         What the caller gave.
     ndim
-        Spatial axes of an unlabelled array; its other axis, in front, holds channels.
+        Spatial axes of an unlabelled array, by default as many as it has and no more than three; another axis, in front,
+        holds channels.
 
     Raises
     ------
@@ -231,7 +232,7 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
             "A volume is an xarray.DataArray, a dask, zarr or numpy array, or a URL.",
             ['chunkinfer.open_volume("em.zarr")', "numpy.asarray(...) of what you have"],
         )
-    count = array.ndim if ndim is None else ndim
+    count = min(array.ndim, 3) if ndim is None else ndim
     if not (count in (2, 3) and array.ndim - count in (0, 1)):
         raise VolumeError(
             f"An array of {array.ndim} axes {array.shape} does not say what its axes are.",

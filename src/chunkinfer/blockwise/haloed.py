@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import dask.array as da
@@ -113,9 +114,11 @@ def infer_exchanging(
     if not channels:
         array = array[np.newaxis]
     cuts = []
-    for sizes, axis in zip(grid.sizes, job.lattice.axes, strict=True):
-        inputs = [int(n * axis.stride) for n in sizes[:-1]]
-        cuts.append((*inputs, axis.size - sum(inputs)))  # the last block takes what a valid network crops
+    for edges, axis in zip(grid.edges, job.lattice.axes, strict=True):
+        # Where an output voxel starts inside an input voxel, as in super-resolution, that voxel goes up; the last block
+        # takes what a valid network crops.
+        starts = [*(int(e * axis.stride) for e in edges[:-1]), axis.size]
+        cuts.append(tuple(b - a for a, b in pairwise(starts)))
     array = array.rechunk((array.shape[0], *cuts))
     depth = {0: 0} | {d + 1: pair for d, pair in enumerate(halo)}
     result: da.Array = da.map_overlap(

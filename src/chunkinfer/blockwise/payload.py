@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import cloudpickle
 from dask.delayed import Delayed
@@ -20,6 +21,7 @@ KEPT_OPEN = 16
 """Payloads that a process keeps unpickled; the least recently used is dropped first."""
 
 _open: OrderedDict[str, Any] = OrderedDict()
+_made_here: WeakValueDictionary[str, Payload] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
@@ -36,6 +38,12 @@ class Payload:
         Plain facts for fingerprints and reports.
     rebuild
         Makes the same lazy array with other settings; stays in the process that made it.
+
+    Attributes
+    ----------
+    stays
+        Whether the workers are threads of this process, so that a volume in memory need not be copied: then only the
+        key is pickled.
     """
 
     def __init__(
@@ -49,11 +57,15 @@ class Payload:
         self.about = dict(about or {})
         self.rebuild = rebuild
         self._value, self._data = value, b""
+        self.stays = False
+        _made_here[key] = self
 
     def open(self) -> Any:
         """The value; unpickled once per process."""
         if self._value is not None:
             return self._value
+        if not self._data:
+            return _made_here[self.key].open()
         with _lock:
             if self.key not in _open:
                 _open[self.key] = cloudpickle.loads(self._data)
@@ -63,8 +75,10 @@ class Payload:
             return _open[self.key]
 
     def __getstate__(self) -> dict[str, Any]:
-        data = self._data or cloudpickle.dumps(self._value)
-        return {"key": self.key, "about": self.about, "rebuild": None, "_value": None, "_data": data}
+        data = b"" if self.stays else self._data or cloudpickle.dumps(self._value)
+        return {
+            "key": self.key, "about": self.about, "rebuild": None, "stays": False, "_value": None, "_data": data
+        }  # fmt: skip
 
     def __dask_tokenize__(self) -> str:
         return self.key

@@ -62,7 +62,7 @@ def run(folder: str | Path, workers: int = 2) -> None:
     affinities = np.asarray(stored.values)
     same = np.array_equal(affinities, ci.open_volume(place / "affinities.precomputed").values)
     say(f"both outputs hold the same voxels: {same}")
-    labels = segment(affinities.astype(np.float32) / 255)
+    labels = segment(affinities)
     error = adapted_rand_error(labels, em.labels)
     say(f"adapted Rand error of a plain watershed against the ground truth: {error:.3f} (0 is perfect)")
     picture = side_by_side(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -269,11 +270,13 @@ def _refuse_training(model: Model, trace: Trace) -> None:
 def grid_for_exchange(plan: Plan) -> BlockGrid:
     """Blocks for map_overlap, which takes a halo from the next neighbour only: none is thinner than the halo.
 
-    Blocks grow by whole blocks until they hold the halo, and a thin tail joins its neighbour.
+    Blocks grow by whole blocks until they hold the halo, and a thin tail joins its neighbour. Thin is what has few input
+    voxels: a strided network's last output voxel may stand for less than a whole stride of them.
     """
     thinnest, block = [], []
     for axis, b, (low, high) in zip(plan.lattice.axes, plan.block, plan.halo, strict=True):
-        need = int(-(-max(low, high) // axis.stride))
-        thinnest.append(need)
-        block.append(-(-max(need, b) // b) * b)
+        need = max(low, high, 1)
+        last_start = ceil((axis.size - need + 1) / axis.stride) - 1
+        thinnest.append(max(1, axis.output - last_start))
+        block.append(-(-ceil(need / axis.stride) // b) * b)
     return BlockGrid.regular(plan.lattice.output, block, thinnest)

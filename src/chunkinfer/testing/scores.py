@@ -91,8 +91,4 @@ def optional(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingExtra(
-            f"Scores need {module.split('.')[0]}, which is not installed.",
-            "It is in the extra demo, or comes with it.",
-            ['pip install "chunkinfer[demo]"'],
-        ) from error
+        raise MissingExtra.of("Scores", module.split(".")[0], "demo") from error

@@ -52,11 +52,7 @@ def synthetic_em(shape: tuple[int, int, int] = (96, 384, 384), *, seed: int = 0)
     try:
         from scipy import ndimage
     except ImportError as error:
-        raise MissingExtra(
-            "Synthetic volumes need scipy, which is not installed.",
-            "It comes with scikit-image in the extra demo.",
-            ['pip install "chunkinfer[demo]"'],
-        ) from error
+        raise MissingExtra.of("Synthetic volumes", "scipy", "demo") from error
     from chunkinfer.testing.synthetic_image import paint
     from chunkinfer.testing.synthetic_neurites import MEMBRANE, VOXEL_SIZE, assign, boundaries, grow, positions
 

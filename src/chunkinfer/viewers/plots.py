@@ -86,11 +86,7 @@ def side_by_side(
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtra(
-            "Plots need matplotlib, which is not installed.",
-            "It is in the extra demo.",
-            ['pip install "chunkinfer[demo]"'],
-        ) from error
+        raise MissingExtra.of("Plots", "matplotlib", "demo") from error
 
     shape = tuple(map(int, image.shape))
     channels = len(output.shape) - len(shape)

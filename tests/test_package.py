@@ -1,0 +1,134 @@
+"""The package as a user meets it: names, import time, documents that run, files that agree."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import chunkinfer as ci
+
+ROOT = Path(__file__).parents[1]
+
+
+def fresh(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_public_names() -> None:
+    assert ci.__all__ == ["Plan", "RunReport", "__version__", "errors", "infer", "open_volume", "plan", "save"]
+    assert all(hasattr(ci, name) for name in ci.__all__)
+    with pytest.raises(AttributeError, match="open_volume"):
+        ci.opne_volume  # noqa: B018 - reading the name is the test
+
+
+@pytest.mark.parametrize("first", ["infer", "plan", "save", "open_volume"])
+def test_verbs_are_verbs_whatever_is_used_first(first: str) -> None:
+    assert fresh(f"import chunkinfer as ci; ci.{first}; print(callable(ci.infer), callable(ci.save))") == "True True"
+
+
+def test_import_loads_nothing_heavy() -> None:
+    heavy = ("torch", "xarray", "distributed", "dask", "tensorstore", "numpy")
+    assert fresh(f"import sys, chunkinfer; print([m for m in {heavy} if m in sys.modules])") == "[]"
+
+
+def test_import_costs_little_more_than_numpy() -> None:
+    timed = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+    def best(name: str) -> float:
+        return min(float(fresh(timed.format(name))) for _ in range(3))
+
+    assert best("chunkinfer") <= best("numpy") + 0.3
+
+
+def test_conda_environment_equals_the_project_file() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert pip == project["dependencies"] + project["optional-dependencies"]["demo"]
+    assert f"python{project['requires-python']}" in environment["dependencies"]
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the documents speak of."""
+    net = nn.Sequential(nn.Conv3d(1, 3, 3, padding=1), nn.Sigmoid()).eval()
+    image = np.random.default_rng(0).integers(0, 255, (24, 70, 70), np.uint8)
+    np.save(tmp_path / "em.npy", image)
+    ci.save(ci.open_volume(tmp_path / "em.npy", voxel_size=(40, 4, 4)), tmp_path / "em.zarr", progress=False)
+    x = torch.zeros(1, 1, 24, 24, 24)
+    dims = {2: torch.export.Dim("z"), 3: torch.export.Dim("y"), 4: torch.export.Dim("x")}
+    torch.export.save(torch.export.export(net, (x,), dynamic_shapes=(dims,)), tmp_path / "unet.pt2")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_readme_runs(at_home: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, object] = {"model": "unet.pt2"}
+    for block in blocks:
+        if (
+            "tcp://scheduler" in block
+        ):  # a cluster with GPUs and a bucket, which tests/distributed and storage stand for
+            continue
+        exec(block.replace("(20, 256, 256)", "(20, 64, 64)").replace("(4, 64, 64)", "(4, 16, 16)"), names)
+    assert ci.open_volume("affinities.zarr").sizes == {"c": 3, "z": 24, "y": 70, "x": 70}
+
+
+def test_readme_commands_run(at_home: Path) -> None:
+    from click.testing import CliRunner
+
+    from chunkinfer.cli import main
+
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^    chunkinfer (.*)$", text, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        words = command.replace("s3://bucket/em.precomputed", "em.zarr").replace("20,256,256", "20,64,64")
+        result = CliRunner().invoke(main, words.replace("4,64,64", "4,16,16").split(), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert "4" in result.output
+    assert ci.open_volume("affinities.precomputed").dtype == np.uint8
+
+
+def test_command_line_errors_are_short(at_home: Path) -> None:
+    command = [sys.executable, "-m", "chunkinfer.cli", "plan", "em.zarr", "--model", "absent.pt2"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "ModelError" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_notebook_runs(at_home: Path) -> None:
+    pytest.importorskip("matplotlib")
+    book = json.loads((ROOT / "notebooks" / "first_steps.ipynb").read_text())
+    names: dict[str, object] = {}
+    for cell in book["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert Path("affinities.zarr").exists()
+
+
+def test_plan_and_report_can_be_looked_at(at_home: Path) -> None:
+    plan = ci.plan("em.zarr", "unet.pt2", patch={"y": 32})
+    assert "clean zone" in str(plan)
+    assert "<table>" in plan._repr_html_()
+    report = ci.save(ci.infer("em.zarr", "unet.pt2", patch={"y": 32}), "out.zarr")
+    assert "blocks" in str(report)
+    assert "<table>" in report._repr_html_()
+    stored = json.loads(Path("out.zarr/.chunkinfer/run.json").read_text())
+    assert stored["header"]["networks"][0]["model"]["digest"] == plan.digest
+    assert {"torch", "tensorstore"} <= set(stored["header"]["versions"])
+    assert {"read", "compute", "write"} <= set(stored["stages"])
