@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -289,7 +290,7 @@ class _Run:
         if len(chunks) != len(shape):
             raise PlanError(
                 f"chunks={chunks} does not fit the array's axes {dims}.", "Every axis has a chunk size.",
-                [f"chunks={tuple(_chunk_of(b, n, CHUNK) for b, n in zip(block, shape, strict=True))}", "leave chunks= out"],
+                [f"chunks={tuple(map(partial(min, CHUNK), shape))}", "leave chunks= out"],
             )  # fmt: skip
         shards = self.asked.get("shards")
         if shards is None and self.format == "zarr3":

@@ -4,7 +4,7 @@ It lies inside the output, as small objects in a key-value store that every stor
 
     .chunkinfer/run.json              what the last run was and how it went (the report)
     .chunkinfer/ledger.json           fingerprint and frozen settings; written before the first block
-    .chunkinfer/done-000017.json      runs of finished block numbers, [first, last] inclusive; written once, never changed
+    .chunkinfer/done-000017.json      runs of finished block numbers, [first, last] inclusive; written once
 
 Probing the store cannot replace it: a block may be half written, and other writers may leave whole ones.
 """
