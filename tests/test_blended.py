@@ -1,4 +1,4 @@
-"""Blending: one lattice anchored at the volume, so the same bits for every cut; and what a slice has in common with it."""
+"""Blending: one lattice anchored at the volume, so the same bits for every cut; and what a slice shares with it."""
 
 from __future__ import annotations
 
@@ -187,3 +187,75 @@ def test_many_cuts_give_the_same_bits_and_they_are_the_definition(name: str) -> 
         check(data, name)
 
     run()
+
+
+def test_a_volume_smaller_than_the_patch_is_its_padded_patch() -> None:
+    net, _ = net_of("instance norm, 2D")
+    volume = np.random.default_rng(0).random((5, 30), dtype="f4")
+    result = ci.infer(volume, net, patch=(16, 32), overlap=4).compute()
+    with torch.no_grad():
+        alone = net(torch.from_numpy(np.pad(volume, [(0, 11), (0, 2)], mode="edge"))[None, None])[0].numpy()
+    assert np.allclose(result, alone[:, :5, :30], atol=1e-6)  # the weight of a patch alone is one
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4])
+def test_a_patch_has_the_same_bits_in_every_place_of_its_batch(batch: int) -> None:
+    """Elementwise kernels compute the last few values of a tensor otherwise, and so those of the batch's last patch."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Sigmoid())
+    volume = np.random.default_rng(1).random((30, 31), dtype="f4")
+    for overlap in (None, 1):
+        whole = ci.infer(volume, net, patch=5, overlap=overlap, batch=batch, block=60).compute()
+        for block in [(5, 5), (10, 15), (30, 20)] if overlap is None else [(7, 1), (11, 13), (30, 16)]:
+            again = ci.infer(volume, net, patch=5, overlap=overlap, batch=batch, block=block).compute()
+            assert np.array_equal(again, whole), (overlap, block)
+
+
+# What a slice has in common with the volume that it was cut from. A slice is a volume with its own borders, so nothing
+# holds at its edge; how far inside, and how exactly, follows from where the patches lie.
+
+PERIOD, CONTEXT, ZONE, STRIDE = 4, 12, 40, 16
+"""Of the runs below, on the axis that is cut: the context is rounded up to the period."""
+
+EXACTLY, BLENDED = {"patch": {"x": 64}}, {"patch": {"y": 20, "x": 24}, "overlap": {"x": 8}}
+
+CUTS: list[tuple[dict[str, Any], int, int, float | None, str]] = [
+    (EXACTLY, 9 * PERIOD, CONTEXT, 1e-6, "a multiple of the period: round-off, one context inside"),
+    (EXACTLY, ZONE, 64, 0.0, "a multiple of the clean zone: the patches coincide, a patch inside"),
+    (EXACTLY, 9 * PERIOD + 2, CONTEXT, None, "pooling windows lie otherwise on the voxels"),
+    (BLENDED, 2 * STRIDE, 24, 0.0, "a multiple of the stride: the patches coincide, a patch inside"),
+    (BLENDED, 9 * PERIOD, 24, None, "a multiple of the period alone: the patches lie elsewhere"),
+    (BLENDED, 9 * PERIOD + 2, 24, None, "a multiple of neither"),
+]
+
+
+def _axis_unet(norm: Callable[[int], nn.Module] | None) -> nn.Module:
+    return Entry(lambda: UNet(2, ((1, 2), (1, 2)), norm=norm, n=1), ndim=2).make()
+
+
+@pytest.mark.parametrize(("settled", "cut", "inside", "tolerance", "why"), CUTS, ids=[row[-1] for row in CUTS])
+def test_the_slice_rule(settled: dict[str, Any], cut: int, inside: int, tolerance: float | None, why: str) -> None:
+    net = _axis_unet(nn.InstanceNorm2d if "overlap" in settled else None)
+    volume = np.random.default_rng(0).random((20, 320), dtype="f4")
+    [_, x] = ci.plan(volume, net, **settled).lattice.axes
+    assert (x.contract.period, x.step) == (PERIOD, STRIDE if "overlap" in settled else ZONE)
+    of_all = ci.infer(volume, net, **settled).compute()[..., cut:280]
+    of_slice = ci.infer(volume[:, cut:280], net, **settled).compute()
+    difference = np.abs(of_all - of_slice)
+    middle = difference[..., inside:-inside].max()
+    assert difference[..., : inside // 4].max() > 1e-4, "the slice has borders of its own"
+    if tolerance is None:
+        assert middle > 1e-4, why
+    else:
+        assert middle <= tolerance, why
+
+
+STRIDED: list[tuple[str, Fraction]] = [("downsampling", Fraction(2)), ("super-resolution", Fraction(1, 2))]
+
+
+@pytest.mark.parametrize(("name", "stride"), STRIDED)
+def test_the_slice_rule_counts_input_voxels(name: str, stride: Fraction) -> None:
+    net, contract = net_of(name)
+    volume = np.random.default_rng(0).random((40,) * len(contract.axes), dtype="f4")
+    of_all, of_slice = ci.infer(volume, net).compute(), ci.infer(volume[..., 8:], net).compute()
+    inside = int(4 / stride)
+    assert np.abs(of_all[..., int(8 / stride) :] - of_slice)[..., inside:].max() <= 1e-6

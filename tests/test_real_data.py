@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from whole import whole
 
 import chunkinfer as ci
 from chunkinfer.models import open_model
+from whole import whole
 
 
 def compare(

@@ -276,7 +276,8 @@ def _describe(volume: Volume) -> dict[str, Any]:
     """The source, as far as it can be named: for fingerprints and reports."""
     origin = origin_of(volume.array)
     if isinstance(origin, Source):
-        return {"url": origin.url, "digest": origin.digest, "version": origin.version}
+        part = {"start": list(origin.start), "shape": list(origin.shape)} if origin.start else {}
+        return {"url": origin.url, "digest": origin.digest, "version": origin.version, **part}
     return {"array": volume.array.name, "url": volume.attrs.get("source")}
 
 

@@ -81,12 +81,12 @@ def open_volume(
             "Sizes are edge lengths of a voxel, in (z, y, x).",
             ["voxel_size=(40, 4, 4)", "leave voxel_size= out to take the metadata's"],
         )
-    data = lazy_source(source, chunks)
     lengths = dict(zip(source.dims, source.shape, strict=True))
     if box is not None:
         cut = _box_of(box, space, lengths)
-        data = data[tuple(cut.get(d, slice(None)) for d in source.dims)]
-        origin = {d: origin[d] + cut[d].start for d in space}
+        source = source.cropped(tuple(cut.get(d, (0, n)) for d, n in lengths.items()))
+        origin = {d: origin[d] + cut[d][0] for d in space}
+    data = lazy_source(source, chunks)
     frame = Frame(
         space=space,
         voxel_size={d: float(sizes[d]) for d in space},
@@ -198,8 +198,8 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
     volume
         What the caller gave.
     ndim
-        Spatial axes of an unlabelled array, by default as many as it has and no more than three; another axis, in front,
-        holds channels.
+        Spatial axes of an unlabelled array, by default as many as it has and no more than three; another axis, in
+        front, holds channels.
 
     Raises
     ------
@@ -324,14 +324,18 @@ def _per_axis(name: str, values: Sequence[float] | None, space: tuple[str, ...])
     return dict(zip(space, numbers, strict=True))
 
 
-def _box_of(box: Any, space: tuple[str, ...], lengths: Mapping[str, int]) -> dict[str, slice]:
-    """The slices of ``box=`` with start and stop, inside the volume."""
-    if isinstance(box, Box):
-        box = box.slices
-    given = dict(box) if isinstance(box, Mapping) else dict(zip(space, box, strict=False))
+def _box_of(box: Any, space: tuple[str, ...], lengths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Start and stop of ``box=`` along each axis, inside the volume."""
+    parts = box.slices if isinstance(box, Box) else box
+    named = isinstance(parts, Mapping) or (isinstance(parts, Sequence) and len(parts) == len(space))
+    given = dict(parts if isinstance(parts, Mapping) else zip(space, parts, strict=True)) if named else {}
     example = "box=(slice(0, 100), slice(0, 512), slice(0, 512))"
-    if set(given) - set(space) or (not isinstance(box, Mapping) and len(box) != len(space)):
-        raise VolumeError(f"box={box!r} does not fit the axes {space}.", "", [example, "box={'z': slice(0, 100)}"])
+    if not named or set(given) - set(space) or not all(isinstance(part, slice) for part in given.values()):
+        raise VolumeError(
+            f"box={box!r} does not give slices of the axes {space}.",
+            "Other axes are opened whole.",
+            [example, "box={'z': slice(0, 100)}"],
+        )
     cut = {}
     for d in space:
         part = given.get(d, slice(None))
@@ -342,7 +346,7 @@ def _box_of(box: Any, space: tuple[str, ...], lengths: Mapping[str, int]) -> dic
                 "It counts stored voxels from 0, whatever the volume's offset.",
                 [example, f"open it whole and select by position: volume.sel({d}=slice(...))"],
             )
-        cut[d] = slice(int(start), int(stop))
+        cut[d] = int(start), int(stop)
     return cut
 
 

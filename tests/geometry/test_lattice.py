@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -51,7 +52,7 @@ def test_zones_tile_the_output(axis: AxisLattice) -> None:
     zones = [axis.owned(k) for k in range(len(axis.starts))]
     assert zones[0][0] == 0
     assert zones[-1][1] == axis.output
-    assert all(a[1] == b[0] for a, b in zip(zones[:-1], zones[1:], strict=True))
+    assert all(a[1] == b[0] for a, b in pairwise(zones))
     assert all(a < b for a, b in zones)
 
 

@@ -10,13 +10,16 @@ from typing import Any
 SLOTS_PER_GPU = 2
 """Blocks in flight per GPU: one computes while another reads or writes."""
 
+LOOPBACK = "127.0.0.1:0"
+"""A free port that other machines do not reach."""
+
 
 @contextmanager
 def client_for(client: Any, kernels: int) -> Iterator[Any]:
     """The client to run on: the one given, the active one, or an in-process cluster for as long as the run takes.
 
     The in-process cluster starts no process, so a script needs no main guard; it has one thread more than kernels, so
-    that a block is read or written while the others compute. It listens on no port.
+    that a block is read or written while the others compute. dask's own status pages listen on loopback only.
     """
     if client is not None:
         yield client
@@ -39,7 +42,8 @@ def client_for(client: Any, kernels: int) -> Iterator[Any]:
             n_workers=1,
             threads_per_worker=kernels + 1,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
             silence_logs=40,
         ) as cluster,
         Client(cluster, set_as_default=False) as embedded,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from chunkinfer.blockwise.payload import payloads_of
 from chunkinfer.blockwise.stages import stage
 from chunkinfer.errors import PlanError
-from chunkinfer.geometry import Box, round_up
+from chunkinfer.geometry import Box
 from chunkinfer.storage import Source
 
 LEAST_CHUNK = 64**3
@@ -60,23 +60,32 @@ def lazy_source(source: Source, chunks: Sequence[int] | None = None) -> da.Array
     from dask.base import tokenize
 
     meta = np.empty((0,) * source.ndim, source.dtype)
-    array: da.Array = da.from_array(
-        source, chunks=tuple(chunks or lazy_chunks(source)), name=f"volume-{tokenize(source)}", asarray=False, meta=meta
-    )
+    sizes = tuple(chunks) if chunks else _aligned(source, lazy_chunks(source))
+    name = f"volume-{tokenize(source, sizes)}"
+    array: da.Array = da.from_array(source, chunks=sizes, name=name, asarray=False, meta=meta)
     return array
+
+
+def _aligned(source: Source, chunks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Chunks along each axis, cut where stored chunks end: a crop's first one is shorter."""
+    sizes = []
+    for start, n, chunk in zip(source.start or (0,) * source.ndim, source.shape, chunks, strict=True):
+        first = min(n, chunk - start % chunk)
+        full, last = divmod(n - first, chunk)
+        sizes.append((first, *(chunk,) * full, *(last,) * (last > 0)))
+    return tuple(sizes)
 
 
 def lazy_chunks(source: Source) -> tuple[int, ...]:
     """The smallest multiple of the stored chunk with at least `LEAST_CHUNK` voxels, grown along the shortest axis."""
-    chunks = [min(c, n) or 1 for c, n in zip(source.chunks, source.shape, strict=True)]
+    chunks = [c or 1 for c in source.chunks]
     space = [d for d, name in enumerate(source.dims) if name in "zyx"]
-    while prod(chunks[d] for d in space) < LEAST_CHUNK:
+    while prod(min(chunks[d], source.shape[d]) for d in space) < LEAST_CHUNK:
         short = [d for d in space if chunks[d] < source.shape[d]]
         if not short:
             break
-        d = min(short, key=lambda i: chunks[i])
-        chunks[d] = min(2 * chunks[d], round_up(source.shape[d], source.chunks[d]))
-    return tuple(min(c, n) or 1 for c, n in zip(chunks, source.shape, strict=True))
+        chunks[min(short, key=lambda i: chunks[i])] *= 2
+    return tuple(chunks)
 
 
 def origin_of(array: da.Array) -> Any:
@@ -117,8 +126,8 @@ def must_exchange(array: da.Array) -> bool:
 def check_reads(array: Any, boxes: Sequence[Box]) -> None:
     """Warn or refuse where reading boxes of a lazy volume reads far more than the chunks it touches.
 
-    Graphs such as ``v - v.mean()`` need the whole volume for every box. The first, a middle and the last box are culled,
-    nothing is computed.
+    Graphs such as ``v - v.mean()`` need the whole volume for every box. The first, a middle and the last box are
+    culled, nothing is computed.
 
     Raises
     ------

@@ -56,7 +56,7 @@ def run(folder: str | Path, workers: int = 2) -> None:
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": MALLOC}),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=40
+            n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
         ) as cluster,
         Client(cluster) as client,
     ):

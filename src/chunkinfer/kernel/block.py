@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Network = Callable[["torch.Tensor"], "torch.Tensor"]
+Batch = dict[int, tuple[int, ...]]
+"""Place in the batch -> index of the patch in the lattice."""
 
 
 def run_block(job: Job, network: Network, data: Array, seen: Box, out: Box) -> Array:
@@ -56,32 +57,46 @@ def run_block(job: Job, network: Network, data: Array, seen: Box, out: Box) -> A
         set_threads(job.threads)
     with torch.inference_mode():
         result = _accumulator(job, out)
-        for batch, patches in _batches(job, data, seen, out):
-            values = _run(job, network, patches, batch)
-            for index, value in zip(batch, values, strict=False):  # what fills the last batch is dropped
-                _keep(job, result, out, index, value)
+        for batch in _batches(job, out):
+            values = _run(job, network, _gather(job, data, seen, batch), batch)
+            for place, index in batch.items():
+                _keep(job, result, out, index, values[place])
         return _convert(job, result, out)
 
 
-def _batches(job: Job, data: Array, seen: Box, out: Box) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor]]:
-    """Patch indices and their voxels, as full batches (n, c, *space) of the compute type on the device."""
+def _batches(job: Job, out: Box) -> Iterator[Batch]:
+    """The patches of a block, in the order of the lattice, which fixes the order of accumulation.
+
+    A patch's place in its batch follows from its place in the lattice, never from the block: elementwise kernels treat
+    the last few values of a tensor by other instructions, so the same patch has other last bits in another place.
+    Places that a block leaves empty are filled.
+    """
+    batch: Batch = {}
+    for index in job.lattice.touching(out):
+        place = sum(index) % job.batch
+        if place in batch:
+            yield batch
+            batch = {}
+        batch[place] = index
+    if batch:
+        yield batch
+
+
+def _gather(job: Job, data: Array, seen: Box, batch: Batch) -> torch.Tensor:
+    """The voxels of a batch, (n, c, *space), of the compute type on the device."""
     import torch
 
-    kind = torch.from_numpy(np.empty(0, job.compute)).dtype
-    indices = job.lattice.touching(out)
-    while batch := list(islice(indices, job.batch)):
-        if callable(job.normalize):
-            arrays = [np.asarray(job.normalize(_patch(job, data, seen, i)), job.compute) for i in batch]
-        else:
-            arrays = [_patch(job, data, seen, i) for i in batch]
-        arrays += [arrays[-1]] * (job.batch - len(batch))
-        patches = torch.from_numpy(np.stack(arrays))
-        if job.device == "cuda":  # stored values travel, not floats: a quarter of the bytes for uint8
-            patches = patches.pin_memory().to("cuda", non_blocking=True)
-        patches = patches.to(kind)
-        if isinstance(job.normalize, Affine) and job.normalize != Affine():
-            patches.sub_(job.normalize.offset).div_(job.normalize.scale)
-        yield batch, patches
+    arrays = {place: _patch(job, data, seen, index) for place, index in batch.items()}
+    if callable(job.normalize):
+        arrays = {place: np.asarray(job.normalize(a), job.compute) for place, a in arrays.items()}
+    filler = next(iter(arrays.values()))
+    patches = torch.from_numpy(np.stack([arrays.get(place, filler) for place in range(job.batch)]))
+    if job.device == "cuda":  # stored values travel, not floats: a quarter of the bytes for uint8
+        patches = patches.pin_memory().to("cuda", non_blocking=True)
+    patches = patches.to(torch.from_numpy(np.empty(0, job.compute)).dtype)
+    if isinstance(job.normalize, Affine) and job.normalize != Affine():
+        patches.sub_(job.normalize.offset).div_(job.normalize.scale)
+    return patches
 
 
 def _patch(job: Job, data: Array, seen: Box, index: tuple[int, ...]) -> Array:
@@ -92,7 +107,7 @@ def _patch(job: Job, data: Array, seen: Box, index: tuple[int, ...]) -> Array:
     return np.pad(inside, [(0, 0), *missing], mode="edge") if any(high for _, high in missing) else inside
 
 
-def _run(job: Job, network: Network, patches: torch.Tensor, batch: list[tuple[int, ...]]) -> torch.Tensor:
+def _run(job: Job, network: Network, patches: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The network's output on a batch, checked."""
     import torch
 
@@ -104,23 +119,25 @@ def _run(job: Job, network: Network, patches: torch.Tensor, batch: list[tuple[in
     expected = (job.batch, job.channels_out, *(a.patch_output for a in job.lattice.axes))
     if tuple(values.shape) != expected:
         raise OutputError(
-            f"The network returned {tuple(values.shape)} for patch {job.lattice.patch_box(batch[0])}; "
-            f"{expected} was traced.",
+            f"The network returned {tuple(values.shape)} for patch "
+            f"{job.lattice.patch_box(next(iter(batch.values())))}; {expected} was traced.",
             "Its output depends on more than the size of its input.",
             ["compare its output on patches of this size", "trace it anew: ci.plan(volume, model)"],
         )
     # A sum is NaN or infinite where any value is, for a fraction of a full isfinite pass; it may overflow on its own,
     # so the full pass decides.
     if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
-        _refuse_nan(job, patches, batch)
+        for place, index in batch.items():
+            if not torch.isfinite(values[place]).all():
+                _refuse_nan(job, patches[place], index)
     return values
 
 
-def _refuse_nan(job: Job, patches: torch.Tensor, batch: list[tuple[int, ...]]) -> None:
+def _refuse_nan(job: Job, patch: torch.Tensor, index: tuple[int, ...]) -> None:
     import torch
 
-    where = f"patch {job.lattice.patch_box(batch[0])}"
-    if not torch.isfinite(patches).all():
+    where = f"patch {job.lattice.patch_box(index)}"
+    if not torch.isfinite(patch).all():
         raise VolumeError(
             f"The volume holds NaN or infinite voxels in {where}.",
             "A network spreads them over its whole context.",

@@ -30,7 +30,7 @@ class Job:
     dtype: np.dtype[Any]
     """Of the result; uint8 quantises [0, 1]."""
     batch: int
-    """Patches per forward pass; the last batch of a block is filled, because bits differ between batch sizes."""
+    """Patches per forward pass; batches that a block leaves short are filled, because bits differ between sizes."""
     device: str
     """cpu or cuda."""
     threads: int

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import io
 import os
+import threading
 import zipfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ from chunkinfer.errors import ModelError, UntrustedModel
 if TYPE_CHECKING:
     import torch
 
+
+_opening = threading.RLock()
+"""Kernels of one process start together, and only one of them opens the network."""
 
 _PLAIN = (bool, int, float, str, tuple, list, type(None))
 
@@ -32,22 +36,24 @@ class Shippable:
         module = self.get()
         if all(t.device.type == device for t in (*module.parameters(), *module.buffers())):
             return module
-        if device not in self._elsewhere:
-            self._elsewhere[device] = copy.deepcopy(module).to(device)
-        return self._elsewhere[device]
+        with _opening:
+            if device not in self._elsewhere:
+                self._elsewhere[device] = copy.deepcopy(module).to(device)
+            return self._elsewhere[device]
 
     def get(self) -> torch.nn.Module:
         """The module; unpickled on first use."""
-        if self._module is None:
-            import torch
+        with _opening:
+            if self._module is None:
+                import torch
 
-            if self._data.startswith(b"PK"):  # torch.jit.save writes a zip file
-                self._module = torch.jit.load(io.BytesIO(self._data))  # type: ignore[no-untyped-call]
-            else:
-                import cloudpickle
+                if self._data.startswith(b"PK"):  # torch.jit.save writes a zip file
+                    self._module = torch.jit.load(io.BytesIO(self._data))  # type: ignore[no-untyped-call]
+                else:
+                    import cloudpickle
 
-                self._module = cloudpickle.loads(self._data)
-        return self._module
+                    self._module = cloudpickle.loads(self._data)
+            return self._module
 
     def __getstate__(self) -> bytes:
         if not self._data and self._module is not None:

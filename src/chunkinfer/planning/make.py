@@ -19,7 +19,7 @@ from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.search import choose_blended_patch, choose_block, choose_exact
 
 if TYPE_CHECKING:
-    from chunkinfer.models.trace import Trace
+    from chunkinfer.models.trace import Reason, Trace
 
 PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 """Names of precisions and torch's names of their types."""
@@ -252,14 +252,14 @@ def _not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, 
     )
 
 
-def _training(trace: Trace) -> bool:
-    return any("train" in reason.text.lower() for reason in trace.reasons)
+def _training(trace: Trace) -> Reason | None:
+    """The layer whose mode is to blame: the tracer's reason then says what to call, as it does for no other."""
+    return next((reason for reason in trace.reasons if "model.eval()" in reason.text), None)
 
 
 def _refuse_training(model: Model, trace: Trace) -> None:
     """Blending cannot mend a network in train mode: each forward pass changes it."""
-    if _training(trace):
-        reason = next(r for r in trace.reasons if "train" in r.text.lower())
+    if reason := _training(trace):
         raise ModelError(
             f"{model.name} is in train mode: {reason.layer}: {reason.text}",
             "Its results change from patch to patch and from run to run.",
@@ -270,8 +270,8 @@ def _refuse_training(model: Model, trace: Trace) -> None:
 def grid_for_exchange(plan: Plan) -> BlockGrid:
     """Blocks for map_overlap, which takes a halo from the next neighbour only: none is thinner than the halo.
 
-    Blocks grow by whole blocks until they hold the halo, and a thin tail joins its neighbour. Thin is what has few input
-    voxels: a strided network's last output voxel may stand for less than a whole stride of them.
+    Blocks grow by whole blocks until they hold the halo, and a thin tail joins its neighbour. Thin is what has few
+    input voxels: a strided network's last output voxel may stand for less than a whole stride of them.
     """
     thinnest, block = [], []
     for axis, b, (low, high) in zip(plan.lattice.axes, plan.block, plan.halo, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, prod
 from typing import Any
 
@@ -96,7 +97,7 @@ class Plan:
 
     def _spans(self, d: int) -> list[tuple[int, int]]:
         edges = self.grid.edges[d]
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return list(pairwise(edges))
 
     @property
     def patches(self) -> int:
@@ -217,8 +218,9 @@ class Plan:
         head, *body = self._table()
         cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
+        left = "<{} style='text-align:left'>"
         facts = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(k)}</th><td style='text-align:left'>{html.escape(v)}</td></tr>"
+            f"<tr>{left.format('th')}{html.escape(k)}</th>{left.format('td')}{html.escape(v)}</td></tr>"
             for k, v in self._facts()
         )
         return f"<table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table><table>{facts}</table>"

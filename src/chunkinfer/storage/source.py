@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,11 +55,24 @@ class Source:
     """Digest of the metadata."""
     missing: str = "error"
     """What an absent chunk is: an "error", or to "fill" with the fill value."""
+    start: tuple[int, ...] = ()
+    """Of a crop: the stored index that is its index 0, per axis. Empty for a whole array."""
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
         return len(self.shape)
+
+    def cropped(self, box: Bounds) -> Source:
+        """The part of the array in a box, with indices from 0: nothing else is ever looked at, however large it is."""
+        first = self.start or (0,) * self.ndim
+        low = {dim: a for dim, (a, _) in zip(self.dims, box, strict=True)}
+        return replace(
+            self,
+            start=tuple(s + a for s, (a, _) in zip(first, box, strict=True)),
+            shape=tuple(b - a for a, b in box),
+            offset={dim: offset + low[dim] for dim, offset in self.offset.items()},
+        )
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read a box: a tuple of slices with step 1 and integers, zero-based, as in numpy.
@@ -76,9 +89,11 @@ class Source:
         return values[tuple(0 if axis in dropped else slice(None) for axis in range(self.ndim))] if dropped else values
 
     def _read(self, bounds: Bounds) -> NDArray[Any]:
-        index = tuple(slice(start, stop) for start, stop in bounds)
         if any(start >= stop for start, stop in bounds):
             return np.empty([max(0, stop - start) for start, stop in bounds], self.dtype)
+        if self.start:
+            bounds = tuple((s + a, s + b) for s, (a, b) in zip(self.start, bounds, strict=True))
+        index = tuple(slice(start, stop) for start, stop in bounds)
         try:
             if self.format == "npy":
                 return np.array(npy.opened(self.spec["path"], self.version)[index], self.dtype)
@@ -102,8 +117,9 @@ class Source:
         return self[...].astype(dtype or self.dtype, copy=False)
 
     def __dask_tokenize__(self) -> tuple[str, ...]:
-        """What identifies the data: spec, metadata and version."""
-        return ("chunkinfer.storage.Source", canonical(self.spec), self.digest, self.version)
+        """What identifies the data: spec, metadata and version, and the part of a crop."""
+        part = str((self.start, self.shape)) if self.start else ""
+        return ("chunkinfer.storage.Source", canonical(self.spec), self.digest, self.version, part)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Source) and self.__dask_tokenize__() == other.__dask_tokenize__()

@@ -1,0 +1,125 @@
+"""Networks that tell what happens to them, and that fail when told to: for workers in other processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def convolution(channels: int = 1) -> nn.Conv3d:
+    """A convolution over 3 voxels per axis, always with the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Conv3d(1, channels, 3, padding=1).eval()
+
+
+class Watched(nn.Module):
+    """A convolution that appends a line to a file for each forward pass on real voxels, and for each unpickling.
+
+    Parameters
+    ----------
+    log
+        The file; a line is short enough to be appended whole by many processes at once.
+    seconds
+        That each forward pass takes longer.
+    """
+
+    def __init__(self, log: Path, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.log, self.seconds = str(log), seconds
+        self.conv = convolution()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "meta":  # tracing
+            return self.conv(x)
+        start = time.monotonic()
+        time.sleep(self.seconds)
+        result = self.conv(x)
+        self._write("ran", start, time.monotonic())
+        return result
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        start = time.monotonic()
+        time.sleep(0.05)  # a second thread that opens it too would show
+        super().__setstate__(state)
+        self._write("opened", start, time.monotonic())
+
+    def _write(self, what: str, start: float, end: float) -> None:
+        with open(self.log, "a") as file:
+            file.write(f"{what} {os.getpid()} {threading.get_ident()} {start:.6f} {end:.6f}\n")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A line of a `Watched` network's log."""
+
+    what: str
+    pid: int
+    thread: int
+    start: float
+    """Of the system's monotonic clock, which all processes share."""
+    end: float
+
+
+def events(log: Path, what: str = "ran") -> list[Event]:
+    """What the log tells, in order of starts."""
+    lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+    found = [Event(kind, int(pid), int(thread), float(a), float(b)) for kind, pid, thread, a, b in lines]
+    return sorted((e for e in found if e.what == what), key=lambda e: e.start)
+
+
+def most_at_once(found: list[Event]) -> int:
+    """The largest number of events that overlap in time."""
+    edges = sorted([(e.start, 1) for e in found] + [(e.end, -1) for e in found])
+    running = most = 0
+    for _, step in edges:
+        running += step
+        most = max(most, running)
+    return most
+
+
+class Sensitive(nn.Module):
+    """A convolution that fails on patches that hold a certain value, as often as there are files to be used up.
+
+    Parameters
+    ----------
+    folder
+        Each failure takes one file out of it; a file called "always" stays.
+    value
+        That patches must hold for a failure, after normalisation.
+    """
+
+    def __init__(self, folder: Path, value: float) -> None:
+        super().__init__()
+        self.folder, self.value = str(folder), value
+        self.conv = convolution()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "meta" and bool((x == self.value).any()):
+            for path in sorted(Path(self.folder).iterdir()):
+                if path.name != "always":
+                    path.unlink()
+                raise RuntimeError(f"the device fell over ({path.name})")
+        return self.conv(x)
+
+
+@contextmanager
+def failing(folder: Path, *files: str) -> Iterator[Path]:
+    """A folder for a `Sensitive` network with these files in it; emptied at the end."""
+    folder.mkdir(exist_ok=True)
+    for name in files:
+        (folder / name).touch()
+    try:
+        yield folder
+    finally:
+        for path in folder.iterdir():
+            path.unlink()
