@@ -146,6 +146,14 @@ def test_what_cannot_be_tiled_is_refused_by_name(name: str) -> None:
     assert "overlap=" in str(caught.value) or "model.eval()" in str(caught.value)
 
 
+def test_a_thin_axis_hides_nothing() -> None:
+    """An axis that one small patch spans is confirmed at a size that shows what the other axis reads."""
+    net, contract = net_of("window attention", torch.float32)
+    volume = np.random.default_rng(0).random((1, 4, 37), dtype="f4")
+    result = ci.infer(volume[0], net, patch=(12, 20)).compute()
+    assert np.abs(result - whole(net, contract, volume)).max() < 1e-5
+
+
 def test_batches_and_threads_are_part_of_the_run_and_blocks_are_not() -> None:
     net, _ = net_of("strided", torch.float32)
     volume = np.random.default_rng(0).random((40, 40, 40), dtype="f4")

@@ -19,6 +19,7 @@ from dask.base import tokenize
 from torch import nn
 
 import chunkinfer as ci
+from chunkinfer import saving
 from chunkinfer.blockwise import origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.geometry import Box
@@ -72,7 +73,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path, shape=SHAPE, dtype="f4", dims="zyx", chunks=(7, 16, 20), unit="nm",
         voxel_size=dict(zip("zyx", VOXEL, strict=True)), offset=dict(zip("zyx", ORIGIN, strict=True)),
     )  # fmt: skip
-    ci.save(labelled(), path.with_name("via.zarr"))
     data = voxels()
     for z in range(0, SHAPE[0], 7):
         for y in range(0, SHAPE[1], 16):
@@ -92,10 +92,6 @@ def labelled(data: Any = None, origin: tuple[float, ...] = ORIGIN) -> xr.DataArr
     return xr.DataArray(data, dims=dims, coords={d: (d, *c) for d, c in coords.items()}, name="em")
 
 
-def positions(volume: xr.DataArray) -> dict[str, Array]:
-    return {d: volume.coords[d].values for d in "zyx" if d in volume.coords}
-
-
 # ---- selections and arithmetic -----------------------------------------------------------------------------------
 
 Step = Callable[[Any], Any]
@@ -105,6 +101,7 @@ NOTEBOOK: list[tuple[str, Step, str]] = [
     ("slice of all axes", lambda v: v[5:20, 3:33, 1:40], "every axis, on no grid"),
     ("slice of a slice", lambda v: v[2:][3:20], "twice"),
     ("every second voxel", lambda v: v[:, ::2, ::2], "another voxel size"),
+    ("some sections", lambda v: v.isel(z=[3, 5, 7, 9]), "a list of indices, evenly spaced"),
     ("isel", lambda v: v.isel(x=slice(4, 40)), "by index"),
     ("isel of one", lambda v: v.isel(z=slice(5, 6)), "an axis of length one stays an axis"),
     ("sel", lambda v: v.sel(y=slice(408, 500)), "by position, both ends in"),
@@ -156,7 +153,9 @@ def test_an_unlabelled_array_gives_a_dask_array(stored: Path, kind: str) -> None
 
 @pytest.mark.parametrize("kind", ["str", "path", "file url", "zarr3 prefix"])
 def test_a_url_gives_a_dataarray(stored: Path, kind: str) -> None:
-    url = {"str": str(stored), "path": stored, "file url": f"file://{stored}", "zarr3 prefix": f"zarr3://{stored}"}[kind]
+    url = {"str": str(stored), "path": stored, "file url": f"file://{stored}", "zarr3 prefix": f"zarr3://{stored}"}[
+        kind
+    ]
     result = ci.infer(url, net_of("3D")[0])
     assert isinstance(result, xr.DataArray)
     assert np.abs(result.values - expected("3D", voxels())).max() < 1e-5
@@ -173,7 +172,8 @@ def test_a_zarr_of_xarrays_own(tmp_path: Path) -> None:
         again = xr.open_zarr(tmp_path / "em.zarr")["em"]
     result = ci.infer(again, net_of("3D")[0])
     assert np.abs(result.values - expected("3D", voxels())).max() < 1e-5
-    assert all(np.array_equal(a, b) for a, b in zip(positions(result).values(), positions(volume).values(), strict=True))
+    for d in "zyx":
+        assert np.array_equal(result.coords[d].values, volume.coords[d].values)
 
 
 AXES = [
@@ -301,8 +301,8 @@ CROOKED: list[tuple[str, Step, str, str]] = [
     ("reversed", lambda v: v[::-1], "reversed", "sortby"),
     ("section left out", lambda v: v.isel(z=[0, 1, 2, 4, 5]), "evenly", "interp"),
     ("twice the same", lambda v: v.assign_coords(y=np.zeros(SHAPE[1])), "axis y", "sortby"),
-    ("not finite", lambda v: v.assign_coords(x=np.full(SHAPE[2], np.nan)), "axis x", "drop_vars"),
-    ("text", lambda v: v.assign_coords(x=[f"x{i}" for i in range(SHAPE[2])]), "axis x", "drop_vars"),
+    ("not finite", lambda v: v.assign_coords(x=np.full(SHAPE[2], np.nan)), "not numbers", "drop_vars"),
+    ("text", lambda v: v.assign_coords(x=[f"x{i}" for i in range(SHAPE[2])]), "not numbers", "drop_vars"),
 ]
 
 
@@ -331,13 +331,37 @@ def test_time(tmp_path: Path) -> None:
 # ---- what is dear to read -----------------------------------------------------------------------------------------
 
 
-def test_a_number_that_needs_the_whole_volume_is_refused_with_the_line_to_paste() -> None:
-    volume = labelled(da.from_array(voxels(shape=(64, 64, 64)), chunks=8), (0, 0, 0))
+@pytest.fixture(scope="module")
+def small_chunks(tmp_path_factory: pytest.TempPathFactory) -> xr.DataArray:
+    """512 chunks."""
+    place = tmp_path_factory.mktemp("chunks") / "em.zarr"
+    ci.save(voxels(shape=(32, 32, 32)), place, chunks=(4, 4, 4), shards=(32, 32, 32), progress=False)
+    return ci.open_volume(place, chunks=(4, 4, 4))
+
+
+@pytest.mark.parametrize("kind", ["stored", "in memory"])
+def test_a_number_that_needs_the_whole_volume_is_refused_with_the_line_to_paste(
+    small_chunks: xr.DataArray, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = small_chunks if kind == "stored" else small_chunks.copy(data=da.from_array(small_chunks.values, chunks=4))
+    net, block = nn.Conv3d(1, 1, 1), (8, 8, 8)
     with pytest.raises(PlanError, match="times the voxels") as caught:
-        ci.infer(volume - volume.mean(), net_of("3D")[0], patch=20, block=(8, 8, 8))
+        ci.infer(volume - volume.mean(), net, block=block, exchange=False)
     assert "float(volume.mean())" in " ".join(caught.value.ways)
-    mean = float(volume.mean())
-    ci.infer(volume - mean, net_of("3D")[0], patch=20, block=(8, 8, 8))  # the line that was pasted
+    m = float(volume.mean())
+    result = ci.infer(volume - m, net, block=block)  # the line that was pasted
+    exchanged = ci.infer(volume - volume.mean(), net, block=block, exchange=True)
+    corner = np.s_[:, :8, :8, :8]
+    assert np.allclose(result[corner], exchanged[corner], atol=1e-6)
+    monkeypatch.setattr(saving, "COPY_BYTES", 1)  # blocks of one shard
+    with pytest.raises(PlanError, match="times the voxels"):
+        ci.save(volume - volume.mean(), tmp_path / "out.zarr", chunks=(4, 4, 4), shards=(8, 8, 8))
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_a_number_that_needs_some_more_of_the_volume_is_warned_of(small_chunks: xr.DataArray) -> None:
+    with pytest.warns(UserWarning, match=r"float\(volume.mean\(\)\)"):
+        ci.infer(small_chunks - small_chunks.mean("x"), nn.Conv3d(1, 1, 1), block=(4, 4, 4))
 
 
 def test_a_network_after_a_network_exchanges_halos() -> None:

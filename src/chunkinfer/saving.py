@@ -241,10 +241,8 @@ class _Run:
     def _block(self) -> tuple[int, ...]:
         """The blocks that tasks write: the array's own chunks where a network computes them."""
         own = [c[0] if c else 1 for c in self.array.chunks]
-        regular = all(
-            len(set(c[:-1])) <= 1 and (len(c) < 2 or c[-1] <= c[0]) for c in self.array.chunks
-        )  # fmt: skip
-        if self.networks and not regular:
+        alike = all(len(set(c[:-1])) <= 1 for c in self.array.chunks)
+        if self.networks and not alike:
             raise PlanError(
                 f"The array's chunks {tuple(c[:3] for c in self.array.chunks)}... are not one regular grid.",
                 "A network's output was sliced: its blocks no longer fall on whole chunks of the destination.",
@@ -256,7 +254,7 @@ class _Run:
         self.fused = bool(self.networks)
         if self.fused:
             return tuple(own)
-        return self._copy_block(own, regular)
+        return self._copy_block(own, alike and all(len(c) < 2 or c[-1] <= c[0] for c in self.array.chunks))
 
     def _copy_block(self, own: Sequence[int], regular: bool) -> tuple[int, ...]:
         """For arrays without a network: whole write units, near the array's own chunks, of a size worth a task."""
@@ -316,7 +314,8 @@ class _Run:
         }
 
     def _grid(self) -> BlockGrid:
-        return BlockGrid.regular(self.array.shape, self.block)
+        """The blocks; where halos are exchanged, the last one along an axis may be longer than the others."""
+        return BlockGrid(self.array.chunks) if self.fused else BlockGrid.regular(self.array.shape, self.block)
 
     # ---- running ------------------------------------------------------------------------------------------------
 

@@ -286,14 +286,23 @@ def _grid_of(volume: xr.DataArray, d: str, stated: Any) -> tuple[float, float]:
     """Voxel size and origin (in voxels) along an axis, from its coordinates."""
     if d not in volume.coords:
         return float(stated or 1.0), 0.0
-    values = np.asarray(volume.coords[d].values, dtype=np.float64)
+    try:
+        values = np.asarray(volume.coords[d].values, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.full(2, np.nan)
+    if not np.isfinite(values).all():
+        raise VolumeError(
+            f"The coordinates of axis {d} are not numbers.",
+            "Positions of voxels are multiples of the voxel size.",
+            [f"drop them: volume.drop_vars({d!r})", f"state them: volume.assign_coords({d}=numpy.arange(...) * size)"],
+        )
     if len(values) == 0:
         return float(stated or 1.0), 0.0
     size = (values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else float(stated or 1.0)
-    if not np.isfinite(size) or size <= 0:
+    if size <= 0:
         raise VolumeError(
             f"The coordinates of axis {d} run from {values[0]:g} to {values[-1]:g}.",
-            "The axis is reversed, and a network sees mirrored data.",
+            "The axis is reversed, and a network would see mirrored data.",
             [f"volume.sortby({d!r})", f"volume.isel({d}=slice(None, None, -1))"],
         )
     position = values / size

@@ -21,7 +21,7 @@ KEPT_OPEN = 16
 """Payloads that a process keeps unpickled; the least recently used is dropped first."""
 
 _open: OrderedDict[str, Any] = OrderedDict()
-_made_here: WeakValueDictionary[str, Payload] = WeakValueDictionary()
+_staying: WeakValueDictionary[str, Payload] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
@@ -38,12 +38,6 @@ class Payload:
         Plain facts for fingerprints and reports.
     rebuild
         Makes the same lazy array with other settings; stays in the process that made it.
-
-    Attributes
-    ----------
-    stays
-        Whether the workers are threads of this process, so that a volume in memory need not be copied: then only the
-        key is pickled.
     """
 
     def __init__(
@@ -57,15 +51,14 @@ class Payload:
         self.about = dict(about or {})
         self.rebuild = rebuild
         self._value, self._data = value, b""
-        self.stays = False
-        _made_here[key] = self
+        self._stays = False
 
     def open(self) -> Any:
         """The value; unpickled once per process."""
         if self._value is not None:
             return self._value
         if not self._data:
-            return _made_here[self.key].open()
+            return _staying[self.key].open()
         with _lock:
             if self.key not in _open:
                 _open[self.key] = cloudpickle.loads(self._data)
@@ -74,10 +67,18 @@ class Payload:
             _open.move_to_end(self.key)
             return _open[self.key]
 
+    def staying(self) -> Payload:
+        """The same for workers that are threads of this process: while it lives, only its key is pickled, so that a
+        volume in memory is not copied."""
+        payload = Payload(self.key, self.open(), self.about)
+        payload._stays = True
+        _staying[self.key] = payload
+        return payload
+
     def __getstate__(self) -> dict[str, Any]:
-        data = b"" if self.stays else self._data or cloudpickle.dumps(self._value)
+        data = self._data if self._value is None or self._stays else cloudpickle.dumps(self._value)
         return {
-            "key": self.key, "about": self.about, "rebuild": None, "stays": False, "_value": None, "_data": data
+            "key": self.key, "about": self.about, "rebuild": None, "_stays": False, "_value": None, "_data": data
         }  # fmt: skip
 
     def __dask_tokenize__(self) -> str:

@@ -62,7 +62,8 @@ def lazy_source(source: Source, chunks: Sequence[int] | None = None) -> da.Array
     meta = np.empty((0,) * source.ndim, source.dtype)
     sizes = tuple(chunks) if chunks else _aligned(source, lazy_chunks(source))
     name = f"volume-{tokenize(source, sizes)}"
-    array: da.Array = da.from_array(source, chunks=sizes, name=name, asarray=False, meta=meta)
+    # Lists of indices are taken of what was read: dask would hand them to the source, which knows boxes.
+    array: da.Array = da.from_array(source, chunks=sizes, name=name, asarray=False, fancy=False, meta=meta)
     return array
 
 
@@ -157,9 +158,12 @@ def _read_ratio(array: da.Array, box: Box) -> float:
     culled = part.dask.cull(set(flatten(part.__dask_keys__())))
     read, leaf = 0.0, 0.0
     for layer in culled.layers.values():
-        if not isinstance(layer, Blockwise):
-            continue
-        for dep in layer.io_deps.values():
+        if isinstance(layer, MaterializedLayer):  # chunks in memory
+            sizes = [
+                v.size for v in (getattr(v, "value", v) for v in layer.mapping.values()) if isinstance(v, np.ndarray)
+            ]
+            read, leaf = read + sum(sizes), max([leaf, *sizes])
+        for dep in layer.io_deps.values() if isinstance(layer, Blockwise) else ():
             if isinstance(dep, ArraySliceDep):
                 chunk = prod(s[-1] for s in dep.starts) / max(1, prod(dep.numblocks))
                 read += chunk * len(layer.get_output_keys())

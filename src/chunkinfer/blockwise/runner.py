@@ -94,9 +94,8 @@ class Windows:
     def hold(self) -> None:
         """Ship volume and network as tasks, kept while this object lives: recomputed if their worker dies."""
         if not self._held:
-            here = self.client.scheduler.address.startswith("inproc://")
-            for payload in self._payloads:
-                payload.stays = here
+            if self.client.scheduler.address.startswith("inproc://"):
+                self._payloads = [p.staying() for p in self._payloads]
             self._held = [self.client.submit(_keep, p, key=p.key, pure=False) for p in self._payloads]
 
     def run(self, positions: Sequence[int]) -> Iterator[Outcome]:

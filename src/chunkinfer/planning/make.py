@@ -160,10 +160,10 @@ def _confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
         for a in lattice.axes
     ]
     # An axis that one patch spans has no cut to check; there a thin one would only hide what the other axes read.
-    sizes = [
-        a.patch if zone else a.contract.accepted_at_least(max(a.patch, a.contract.low + a.contract.high))
-        for a, zone in zip(lattice.axes, clean, strict=True)
-    ]
+    sizes = []
+    for a, zone in zip(lattice.axes, clean, strict=True):
+        c = a.contract
+        sizes.append(a.patch if zone else c.accepted_at_least(max(a.patch, c.low + c.high + 4 * c.period)))
     reasons = check_patch(model.module_on("cpu"), trace, trace.channels_in, sizes, clean)
     if reasons:
         raise NotExact(

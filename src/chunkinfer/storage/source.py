@@ -75,7 +75,7 @@ class Source:
         )
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Read a box: a tuple of slices with step 1 and integers, zero-based, as in numpy.
+        """Read a box: a tuple of slices and integers, zero-based, as in numpy; steps are taken of what was read.
 
         Raises
         ------
@@ -84,9 +84,9 @@ class Source:
         SourceError
             The store does not answer, or a chunk is damaged.
         """
-        bounds, dropped = box_of(key, self.shape)
+        bounds, taken = box_of(key, self.shape)
         values = self._read(bounds)
-        return values[tuple(0 if axis in dropped else slice(None) for axis in range(self.ndim))] if dropped else values
+        return values if all(part == slice(None) for part in taken) else values[taken]
 
     def _read(self, bounds: Bounds) -> NDArray[Any]:
         if any(start >= stop for start, stop in bounds):
@@ -132,11 +132,11 @@ class Source:
         return f"<{type(self).__name__} {self.url} ({self.format}) {axes} {self.dtype}>"
 
 
-def box_of(key: Any, shape: tuple[int, ...]) -> tuple[Bounds, frozenset[int]]:
-    """Bounds per axis of a numpy key, and the axes that integers drop.
+def box_of(key: Any, shape: tuple[int, ...]) -> tuple[Bounds, tuple[int | slice, ...]]:
+    """Bounds per axis of what a numpy key needs, and the key to what was read of them.
 
-    >>> box_of((slice(2, None), 3), (10, 10, 4))
-    (((2, 10), (3, 4), (0, 4)), frozenset({1}))
+    >>> box_of((slice(2, None), 3, slice(None, None, 2)), (10, 10, 4))
+    (((2, 10), (3, 4), (0, 3)), (slice(None, None, None), 0, slice(None, None, 2)))
     """
     parts = list(key) if isinstance(key, tuple) else [key]
     ellipses = [position for position, part in enumerate(parts) if part is Ellipsis]
@@ -145,15 +145,14 @@ def box_of(key: Any, shape: tuple[int, ...]) -> tuple[Bounds, frozenset[int]]:
     fill = [slice(None)] * (len(shape) - len(parts) + len(ellipses))
     at = ellipses[0] if ellipses else len(parts)
     parts = parts[:at] + fill + parts[at + 1 :]
-    bounds, dropped = [], []
+    bounds: list[tuple[int, int]] = []
+    taken: list[int | slice] = []
     for axis, (part, size) in enumerate(zip(parts, shape, strict=True)):
         if isinstance(part, slice):
             start, stop, step = part.indices(size)
-            if step != 1:
-                raise IndexError(
-                    f"step {part.step} on axis {axis}: a stored array is read with step 1; slice the result"
-                )
-            bounds.append((start, max(start, stop)))
+            picked = range(start, stop, step)
+            bounds.append((min(picked), max(picked) + 1) if picked else (0, 0))
+            taken.append(slice(None, None, step) if step != 1 else slice(None))
         else:
             try:
                 index = operator.index(part)
@@ -162,8 +161,8 @@ def box_of(key: Any, shape: tuple[int, ...]) -> tuple[Bounds, frozenset[int]]:
             if not -size <= index < size:
                 raise IndexError(f"index {index} is out of bounds for axis {axis} with size {size}")
             bounds.append((index % size, index % size + 1))
-            dropped.append(axis)
-    return tuple(bounds), frozenset(dropped)
+            taken.append(0)
+    return tuple(bounds), tuple(taken)
 
 
 def digest_of(*texts: bytes) -> str:

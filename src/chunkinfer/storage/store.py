@@ -9,8 +9,8 @@ import json
 from functools import cache, lru_cache
 from typing import Any
 
-CACHE_BYTES = 2**26
-"""Memory per process for shard indices and chunks read a moment ago."""
+CACHE_BYTES = 2**23
+"""Memory per process for shard indices, mostly: small beside the blocks in flight, whose memory a plan promises."""
 
 
 def canonical(spec: Any) -> str:
