@@ -9,9 +9,9 @@ at most
     (slots + 1) x (haloed input + output) of a block  +  the model  +  activations
 
 Slots are blocks in flight: one per kernel, and one that is read or written meanwhile. Activations are measured, in a
-process of their own: by how much the resident memory grows at its peak while the run's threads compute one block each, as
-many at a time as a run has kernels, less the blocks themselves. (Each thread's allocator keeps some of what its last
-kernel freed.) Peaks are the system's own count (VmHWM), so no sample is missed.
+process of their own: by how much the resident memory grows at its peak while the run's threads compute a few
+blocks, as many at a time as a run has kernels, less the blocks themselves. (Each thread's allocator keeps some of what its
+last kernel freed.) Peaks are the system's own count (VmHWM), so no sample is missed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from typing import Any
 
 import numpy as np
 
-BLOCK, PATCH, HALO, CHUNK = 96, 34, 1, 32
+BLOCK, PATCH, HALO, CHUNK = 128, 66, 1, 32
+
+BLOCKS = 6
+"""That each thread computes, one after the other, until its allocator holds no more."""
 
 
 def make_volume(path: Path, side: int) -> None:
@@ -106,9 +109,9 @@ def measure_kernels(volume: str) -> dict[str, int]:
     together = threading.Barrier(terms["slots"])
 
     def compute() -> None:
-        together.wait()
-        network(data, seen, out)  # waits for a place on the device itself
-        together.wait()
+        for _ in range(BLOCKS):
+            together.wait()
+            network(data, seen, out)  # waits for a place on the device itself
 
     threads = [threading.Thread(target=compute) for _ in range(terms["slots"])]
     baseline = reset_peak()
