@@ -15,7 +15,7 @@ from torch import nn
 import chunkinfer as ci
 from chunkinfer.errors import NotExact, PlanError
 from chunkinfer.models import open_model
-from chunkinfer.models.trace import Trace, trace
+from chunkinfer.models.trace import Trace
 from nets import EXACT, REFUSED
 from whole import whole
 
@@ -29,7 +29,7 @@ def net_of(name: str, dtype: torch.dtype) -> tuple[nn.Module, Trace]:
     if (name, dtype) not in _cache:
         entry = EXACT[name]
         net = entry.make().to(dtype)
-        _cache[name, dtype] = net, trace(net, entry.channels, entry.ndim, dtype=dtype)
+        _cache[name, dtype] = net, open_model(net).trace(entry.channels, entry.ndim)
     return _cache[name, dtype]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from chunkinfer.errors import ModelError
 from chunkinfer.models import torch_models as adapter
@@ -22,6 +23,7 @@ KEPT_OPEN = 4
 """Networks that a process keeps open; the least recently used one is closed first."""
 
 _open: OrderedDict[tuple[str, str], torch.nn.Module] = OrderedDict()
+_traces: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, int, int], Trace]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -90,12 +92,17 @@ class Model:
         return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
     def trace(self, channels: int, ndim: int) -> Trace:
-        """The network's contract on every axis; see `chunkinfer.models.trace.trace`."""
+        """The network's contract on every axis; see `chunkinfer.models.trace.trace`. Remembered with the module."""
         import torch
 
         from chunkinfer.models.trace import trace
 
-        return trace(self.module_on("cpu"), channels, ndim, dtype=getattr(torch, self.compute_dtype()))
+        module = self.module_on("cpu")
+        known = _traces.setdefault(module, {})
+        key = (self.digest, channels, ndim)
+        if key not in known:
+            known[key] = trace(module, channels, ndim, dtype=getattr(torch, self.compute_dtype()))
+        return known[key]
 
 
 def open_model(model: object) -> Model:
