@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -23,13 +22,24 @@ from chunkinfer.blockwise import (
     copy_blocks,
     origin_of,
     payloads_of,
+    places_read,
     store_blocks,
 )
-from chunkinfer.errors import PlanError, RunError, SettingsDiffer, SourceNotFound
+from chunkinfer.errors import DestinationError, PlanError, RunError, SettingsDiffer, SourceNotFound
 from chunkinfer.geometry import BlockGrid, Box, round_up
 from chunkinfer.kernel import cores
+from chunkinfer.planning import every_axis
 from chunkinfer.reports import Progress, RunReport, versions
-from chunkinfer.storage import Destination, Files, create, guess_format, open_destination, write_unit
+from chunkinfer.storage import (
+    Destination,
+    Files,
+    create,
+    guess_format,
+    holds,
+    locate,
+    open_destination,
+    write_unit,
+)
 from chunkinfer.volume import Volume, as_volume
 
 CHUNK = 64
@@ -119,12 +129,22 @@ class _Run:
     """One run of one array to one destination."""
 
     def __init__(self, volume: Volume, url: Any, asked: Mapping[str, Any]) -> None:
-        self.volume, self.url, self.asked = volume, url, asked
+        self.volume, self.url = volume, url
+        sizes = ("chunks", "shards")
+        self.asked = {
+            k: every_axis(k, v, volume.dims) if k in sizes and v is not False else v for k, v in asked.items()
+        }
         if asked.get("format") is None:
             self.format = guess_format(url)
         else:
             self.format = guess_format(url, asked["format"])
         self.ledger = Ledger(Files(_plain(url)))
+        if any(holds(locate(url), place) for place in places_read(volume.array)):
+            raise DestinationError(
+                f"{_plain(url)} is what this run reads.",
+                "Its voxels would be deleted before they are read.",
+                ["choose another URL", "and, when the run is complete, delete the input and rename the output"],
+            )
 
     @property
     def array(self) -> da.Array:
@@ -285,11 +305,6 @@ class _Run:
         chunks = tuple(chunks) if chunks else tuple(
             _chunk_of(b, n, CHUNK if d in "zyx" else b) for d, b, n in zip(dims, block, shape, strict=True)
         )  # fmt: skip
-        if len(chunks) != len(shape):
-            raise PlanError(
-                f"chunks={chunks} does not fit the array's axes {dims}.", "Every axis has a chunk size.",
-                [f"chunks={tuple(map(partial(min, CHUNK), shape))}", "leave chunks= out"],
-            )  # fmt: skip
         shards = self.asked.get("shards")
         if shards is None and self.format == "zarr3":
             shards = [round_up(min(b, n), c) for b, n, c in zip(block, shape, chunks, strict=True)]
@@ -397,11 +412,8 @@ def _sample(grid: BlockGrid) -> list[Box]:
 
 
 def _plain(url: Any) -> str:
-    """The URL without a format prefix."""
-    text = str(url)
-    for prefix in ("precomputed://", "zarr://", "zarr2://", "zarr3://"):
-        text = text.removeprefix(prefix)
-    return text
+    """The URL without a format prefix; local paths are absolute."""
+    return locate(url).url
 
 
 def _as_json(value: Any) -> Any:

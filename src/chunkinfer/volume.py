@@ -16,6 +16,7 @@ import numpy as np
 from chunkinfer.blockwise import lazy_source
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
+from chunkinfer.planning import every_axis
 from chunkinfer.storage import Source, open_source
 from chunkinfer.storage.axes import ORDER as DIMS
 from chunkinfer.storage.axes import SPATIAL as SPACE
@@ -70,6 +71,8 @@ def open_volume(
         Nothing is there, it cannot be read, it is ambiguous, or it is known to read as silent zeros.
     VolumeError
         ``voxel_size``, ``offset`` or ``box`` do not fit the volume.
+    PlanError
+        ``chunks`` do not fit its axes.
     """
     source = open_source(url, level=level, array=array, missing=missing)
     space = tuple(d for d in source.dims if d in SPACE)
@@ -86,7 +89,7 @@ def open_volume(
         cut = _box_of(box, space, lengths)
         source = source.cropped(tuple(cut.get(d, (0, n)) for d, n in lengths.items()))
         origin = {d: origin[d] + cut[d][0] for d in space}
-    data = lazy_source(source, chunks)
+    data = lazy_source(source, None if chunks is None else every_axis("chunks", chunks, source.dims))
     frame = Frame(
         space=space,
         voxel_size={d: float(sizes[d]) for d in space},
@@ -215,12 +218,15 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
     if isinstance(volume, xr.Dataset):
         names = list(map(str, volume.data_vars))
         raise VolumeError(
-            f"A Dataset holds several volumes: {', '.join(names)}.",
-            "A verb works on one.",
-            [f"dataset[{name!r}]" for name in names[:2]],
+            f"A Dataset holds several volumes: {', '.join(names)}." if names else "The Dataset holds no variables.",
+            "A verb works on one volume.",
+            [f"dataset[{name!r}]" for name in names[:2]] or ['chunkinfer.open_volume("em.zarr")'],
         )
     if isinstance(volume, xr.DataArray):
+        _check_voxels(volume, tuple(map(str, volume.dims)))
         return _from_dataarray(volume)
+    if isinstance(volume, da.Array | np.ndarray):
+        _check_voxels(volume, ("t", "c", "z", "y", "x")[-volume.ndim :])
     if isinstance(volume, da.Array):
         array = volume
     elif hasattr(volume, "shape") and hasattr(volume, "dtype") and hasattr(volume, "__getitem__"):
@@ -243,6 +249,23 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
     dims = ("c",) * (array.ndim - count) + space
     frame = Frame(space, dict.fromkeys(space, 1.0), dict.fromkeys(space, 0.0))
     return Volume(array, dims, frame, labelled=False, attrs={})
+
+
+def _check_voxels(volume: Any, names: tuple[str, ...]) -> None:
+    """Refuse what is no image, before anything is made of it."""
+    if np.dtype(volume.dtype).kind not in "biuf":
+        raise VolumeError(
+            f"A volume of dtype {volume.dtype} is no image.",
+            "Voxels are integers or floating-point numbers.",
+            ["convert it: volume.astype('float32')", "choose another array"],
+        )
+    for name, n in zip(names, volume.shape[-len(names) :], strict=True):
+        if n < 1:
+            raise VolumeError(
+                f"The volume has no voxels along {name}.",
+                "A selection came out empty.",
+                ["look at volume.sizes", "select a range that lies inside the volume"],
+            )
 
 
 def _from_dataarray(volume: xr.DataArray) -> Volume:

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client
 
 import chunkinfer as ci
 from chunkinfer.blockwise import Ledger
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.storage import Files
 from clusters import PATIENCE, TESTS, Cluster
+from distributed import Client
 from probes import Watched, events
 
 Start = Callable[..., Cluster]

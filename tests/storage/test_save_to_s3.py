@@ -19,7 +19,9 @@ def test_infer_from_bucket_to_bucket_and_resume(bucket: str, suffix: str) -> Non
     result = ci.infer(volume, net, patch=14)
     report = ci.save(result, f"s3://{bucket}/main-job{suffix}/out{suffix}")
     assert report.computed == report.blocks > 1
-    again = ci.save(ci.infer(volume, net), f"s3://{bucket}/main-job{suffix}/out{suffix}")  # the earlier run's patch is adopted
+    again = ci.save(
+        ci.infer(volume, net), f"s3://{bucket}/main-job{suffix}/out{suffix}"
+    )  # the earlier run's patch is adopted
     assert (again.computed, again.skipped) == (0, report.blocks)
     stored = ci.open_volume(f"s3://{bucket}/main-job{suffix}/out{suffix}")
     assert np.array_equal(stored.values, result.values)

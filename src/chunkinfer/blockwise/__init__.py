@@ -4,7 +4,7 @@ from chunkinfer.blockwise.haloed import Network, infer_exchanging, infer_reading
 from chunkinfer.blockwise.ledger import Ledger
 from chunkinfer.blockwise.payload import Payload, payloads_of
 from chunkinfer.blockwise.placement import client_for
-from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of
+from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of, places_read
 from chunkinfer.blockwise.runner import Outcome, Windows
 from chunkinfer.blockwise.storing import Store, copy_blocks, store_blocks
 
@@ -25,5 +25,6 @@ __all__ = [
     "must_exchange",
     "origin_of",
     "payloads_of",
+    "places_read",
     "store_blocks",
 ]

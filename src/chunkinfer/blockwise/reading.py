@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -17,11 +18,11 @@ from dask.highlevelgraph import MaterializedLayer
 from dask.layers import ArraySliceDep
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise.payload import payloads_of
+from chunkinfer.blockwise.payload import Payload, payloads_of
 from chunkinfer.blockwise.stages import stage
-from chunkinfer.errors import PlanError
+from chunkinfer.errors import PlanError, SourceError
 from chunkinfer.geometry import Box
-from chunkinfer.storage import Source
+from chunkinfer.storage import Source, locate
 
 LEAST_CHUNK = 64**3
 """Voxels of a lazy chunk at least: smaller ones cost more in tasks than in reading."""
@@ -102,6 +103,34 @@ def origin_of(array: da.Array) -> Any:
         if isinstance(value, np.ndarray) and value.shape == array.shape:
             return value
     return array
+
+
+def places_read(array: da.Array) -> Iterator[dict[str, Any]]:
+    """Where the stored arrays that a lazy array reads lie, as kvstore specs: ours, zarr-python's and xarray's."""
+    for layer in array.dask.layers.values():
+        for value in layer.mapping.values() if isinstance(layer, MaterializedLayer) else ():
+            value = getattr(value, "value", value)
+            if isinstance(value, Payload) and value.key.startswith("reader-"):
+                value = value.open().array
+            if isinstance(value, da.Array):
+                yield from places_read(value)
+                continue
+            while value is not None and not isinstance(value, Source) and not hasattr(value, "store_path"):
+                value = getattr(value, "array", getattr(value, "_array", None))  # xarray wraps arrays in arrays
+            if isinstance(value, Source):
+                yield value.spec.get("kvstore", {"driver": "file", "path": value.url})
+            elif value is not None:
+                with suppress(SourceError):  # a store of another kind
+                    yield locate(_zarr_url(value.store_path)).kvstore
+
+
+def _zarr_url(place: Any) -> str:
+    """Where zarr-python's ``StorePath`` lies: a local folder, or a path in a store of fsspec."""
+    store = place.store
+    path = f"{getattr(store, 'root', getattr(store, 'path', 'memory'))}/{place.path}"
+    protocol = getattr(getattr(store, "fs", None), "protocol", "file")
+    remote = [p for p in ([protocol] if isinstance(protocol, str) else protocol) if p in ("s3", "gs")]
+    return f"{remote[0]}://{path}" if remote else path
 
 
 def must_exchange(array: da.Array) -> bool:

@@ -36,6 +36,7 @@ def run(folder: str | Path, workers: int = 2) -> None:
     """
     import dask
     import numpy as np
+
     from distributed import Client, LocalCluster
 
     place = Path(folder)

@@ -48,12 +48,6 @@ def resolve_normalize(normalize: object, dtype: DTypeLike) -> Normalize:
             return Affine(0.0, 255.0)
         if dtype.kind == "f":
             return Affine()
-        if dtype.kind not in "iub":
-            raise VolumeError(
-                f"A volume of dtype {dtype} is no image.",
-                "Networks take integer or floating-point voxels.",
-                ["convert it: volume.astype('float32')", "choose another array"],
-            )
         top = 1 if dtype.kind == "b" else np.iinfo(dtype).max
         raise VolumeError(
             f"The volume's dtype is {dtype}, and nothing says how to scale it for the network.",
@@ -88,7 +82,14 @@ def _check_voxelwise(normalize: Callable[[Array], Array], dtype: np.dtype[Any]) 
     rng = np.random.default_rng(0)
     sample = rng.random((1, 4, 5, 6)) if dtype.kind == "f" else rng.integers(0, 100, (1, 4, 5, 6))
     sample = sample.astype(dtype)
-    whole, part = np.asarray(normalize(sample.copy())), np.asarray(normalize(sample[..., 1:3, 2:].copy()))
+    try:
+        whole, part = (np.asarray(normalize(a.copy())) for a in (sample, sample[..., 1:3, 2:]))
+    except Exception as error:
+        raise PlanError(
+            f"normalize= fails on an array of {dtype} {sample.shape}: {type(error).__name__}: {error}",
+            "It is given the voxels of a patch, (channels, *space), as a numpy array.",
+            ["normalize=lambda array: array / 4095.0", "normalize=(offset, scale) gives (value - offset) / scale"],
+        ) from error
     if whole.shape != sample.shape or not np.array_equal(whole[..., 1:3, 2:], part, equal_nan=True):
         raise PlanError(
             "normalize= gives a voxel another value when the array around it is cut differently.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -10,6 +10,28 @@ from chunkinfer.errors import PlanError
 
 PerAxis = int | Sequence[int | None] | Mapping[str, int] | None
 """Voxels per spatial axis: one number for all axes, a tuple in the order of the axes, a dict by axis name."""
+
+
+def every_axis(name: str, value: Any, axes: tuple[str, ...]) -> tuple[int, ...]:
+    """Voxels for each of the axes, channels included, such as chunks.
+
+    Raises
+    ------
+    PlanError
+        Wrong length, or something else than whole numbers from 1 on.
+    """
+    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
+    if len(values) != len(axes) or not all(_is_count(v) for v in values):
+        raise PlanError(
+            f"{name}={value!r} does not give a whole number, 1 or more, for each axis of {axes}.",
+            "Channels and time count as axes here.",
+            [f"{name}={tuple(64 if axis in 'zyx' else 1 for axis in axes)}", f"leave {name}= out"],
+        )
+    return tuple(int(v) for v in values)
+
+
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def per_axis(name: str, value: Any, axes: tuple[str, ...], least: int) -> tuple[int | None, ...]:
@@ -42,7 +64,7 @@ def per_axis(name: str, value: Any, axes: tuple[str, ...], least: int) -> tuple[
             [example, f"{name}=64 for all axes"],
         )
     for axis, voxels in zip(axes, values, strict=True):
-        if voxels is not None and (not isinstance(voxels, Integral) or isinstance(voxels, bool) or voxels < least):
+        if voxels is not None and not _is_count(voxels, least):
             raise PlanError(
                 f"{name} on axis {axis} is {voxels!r}.",
                 f"It counts voxels: a whole number, {least} or more.",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chunkinfer.errors import ModelError, NotExact, PlanError
-from chunkinfer.geometry import BlockGrid, PatchLattice, blended_axis, round_up
+from chunkinfer.geometry import AxisContract, BlockGrid, PatchLattice, blended_axis, round_up
 from chunkinfer.kernel import WINDOWS, Affine, Normalize, cores
 from chunkinfer.models import Model
 from chunkinfer.models.activations import activation_bytes
@@ -93,16 +94,13 @@ def make_plan(
             "",
             ["model.float()", "leave precision= out"],
         )
-    for n, axis in zip(shape, axes, strict=True):
-        if n < 1:
-            raise PlanError(f"The volume has no voxels along {axis}.", "A selection came out empty.",
-                            ["look at volume.sizes", "select a range that lies inside the volume"])  # fmt: skip
     module = model.module_on("cpu")
 
     def activations(of: Sequence[int]) -> int:
         return activation_bytes(module, trace.channels_in, tuple(of), compute)
 
     contracts = trace.axes
+    _check_output(contracts, shape, axes)
     if overlap is None:
         if not trace.exact:
             raise NotExact(*_not_exact(model, trace, axes))
@@ -196,7 +194,7 @@ def _count(name: str, value: int | None) -> int:
 
 
 def _one_of(name: str, value: str, table: dict[str, Any]) -> str:
-    if value not in table:
+    if not isinstance(value, str) or value not in table:
         raise PlanError(
             f"{name}={value!r} is not known.", f"There are: {', '.join(table)}.",
             [f"{name}={next(iter(table))!r}", f"leave {name}= out"],
@@ -215,6 +213,18 @@ def _result_dtype(asked: Any, compute: str) -> np.dtype[Any]:
     if dtype != np.uint8 and dtype.kind != "f":
         raise PlanError(f"A network's output cannot be stored as {dtype}.", "It holds real numbers.", ways)
     return dtype
+
+
+def _check_output(contracts: Sequence[AxisContract], shape: Sequence[int], names: Sequence[str]) -> None:
+    """A volume may be smaller than what a valid network crops."""
+    for c, n, name in zip(contracts, shape, names, strict=True):
+        if not c.output_size(n):
+            least = next(size for size in count(n) if c.output_size(size))
+            raise PlanError(
+                f"The network gives no output for {n} voxels along {name}.",
+                f"It crops {sum(c.crop)} voxels there, so it needs {least} or more.",
+                ["take a larger part of the volume", f"volume.pad({name}={least - n}, mode='edge')"],
+            )
 
 
 def _check_block(lattice: PatchLattice, block: Sequence[int], names: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ def choose_exact(
     asked: Sequence[int | None],
     blocks: Sequence[int | None],
 ) -> PatchLattice:
-    """The exact lattice that computes the fewest patch voxels with activations under the budget.
+    """The exact lattice of the fewest patch voxels, in the fewest patches, with activations under the budget.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def choose_exact(
         voxels = prod(a.patch for a in axes)
         computed = prod(a.patch * len(a.starts) for a in axes)
         over = max(0.0, voxels * bytes_per_voxel / ACTIVATION_BUDGET - 1)
-        rank = (over, float(computed), float(voxels))
+        rank = (over, float(computed), float(prod(len(a.starts) for a in axes)))
         if best is None or rank < best[0]:
             best = rank, axes
     return PatchLattice(best[1] if best else ())

@@ -19,6 +19,7 @@ from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.files import Files
 from chunkinfer.storage.opening import open_source
 from chunkinfer.storage.source import Source
+from chunkinfer.storage.urls import holds, locate
 
 __all__ = [
     "Destination",
@@ -27,6 +28,8 @@ __all__ = [
     "create",
     "default_chunks",
     "guess_format",
+    "holds",
+    "locate",
     "open_destination",
     "open_source",
     "write_unit",

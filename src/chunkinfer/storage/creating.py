@@ -45,6 +45,12 @@ ABSENT = b"\x02"
 def guess_format(url: str | os.PathLike[str], format: str | None = None) -> str:
     """The format of an output: the one asked for, else by prefix or suffix of the URL, else zarr3."""
     location = locate(url)
+    if location.kvstore["driver"] == "http":
+        raise DestinationError(
+            f"{location.url} can only be read.",
+            "Outputs go to a file system, S3 or Google Cloud Storage.",
+            ["choose another URL: a path, s3://bucket/name or gs://bucket/name", "or mount the place as a folder"],
+        )
     asked = format or location.format or ("precomputed" if location.url.endswith(".precomputed") else "zarr3")
     asked = "zarr3" if asked == "zarr" else asked
     if asked not in FORMATS:

@@ -50,7 +50,15 @@ def open_source(
         It cannot be read, or is no volume.
     """
     if missing not in ("error", "fill"):
-        raise SourceError(f"missing={missing!r} is not an option.", "An absent chunk is an 'error', or to 'fill'.")
+        raise SourceError(
+            f"missing={missing!r} is not an option.",
+            "An absent chunk is an error, or to be filled.",
+            ["missing='error', the default", "missing='fill' reads the fill value"],
+        )
+    if not isinstance(level, int):
+        raise SourceError(
+            f"level={level!r} is not a number.", "Levels are numbered; 0 is the finest.", ["level=0", "level=1"]
+        )
     location = locate(url)
     if array is not None:
         location = location.child(array)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def safe_name(name: str) -> str:
         raise SourceError(
             f"{name!r} is not the name of something below a URL.",
             "Names are relative and may not contain '..', '.' or empty parts.",
+            ["name what lies below, such as 'raw' or 'volumes/raw'", "or give the URL of the array itself"],
         )
     return name
 
@@ -71,6 +73,16 @@ def locate(url: str | os.PathLike[str]) -> Location:
     if separator and prefix in FORMAT_PREFIXES:
         return replace(_place(rest), format=FORMAT_PREFIXES[prefix])
     return _place(text)
+
+
+def holds(place: Location, kvstore: Mapping[str, Any]) -> bool:
+    """Whether what a kvstore spec names lies at a place or below it, links followed."""
+    if any(place.kvstore.get(name) != kvstore.get(name) for name in ("driver", "bucket", "base_url")):
+        return False
+    outer, inner = str(place.kvstore["path"]), str(kvstore.get("path", ""))
+    if place.path is not None:
+        outer, inner = os.path.realpath(outer), os.path.realpath(inner)
+    return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")
 
 
 def _place(text: str) -> Location:

@@ -140,7 +140,12 @@ def _unrunnable(
         return ModelError(
             f"The first convolution of {name_of(module)} works on {axes} spatial axes, and {ndim} were asked for.",
             "The volume and the network were not made for each other.",
-            [f"say ndim={axes}", "give a volume with as many spatial axes as the network has"],
+            [
+                f"give a volume with {axes} spatial axes: {', '.join('zyx'[-axes:])}, and c in front of several channels",
+                "run it on sections: xarray.concat([infer(volume.isel(z=z), model) for z in ...], 'z')"
+                if axes < ndim
+                else "or a network made for the volume's axes",
+            ],
         )
     cause = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
     at = f"{tuple(size)}" if size is not None else "any size from 1 to 599"
