@@ -1,6 +1,6 @@
 """Peak memory of a run, against the sum that it is promised to stay under.
 
-    python benchmarks/memory.py             # prints a table in markdown; two minutes
+    python benchmarks/memory.py             # prints a table in markdown; four minutes
     python benchmarks/memory.py --side 960  # a larger volume: the peak stays where it is
 
 The promise: above what the process holds with everything imported, the model loaded and the cluster started, a run takes
@@ -33,12 +33,12 @@ import numpy as np
 
 from chunkinfer.storage.store import CACHE_BYTES
 
-BLOCK, PATCH, HALO, CHUNK = 96, 50, 1, 16
+BLOCK, PATCH, HALO, CHUNK = 128, 66, 1, 16
 
 BLOCKS = 6
 """That each thread computes, one after the other, until its allocator holds no more."""
 
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_ARENA_MAX": "1"}
 """glibc returns freed arrays to the system at once: what is resident is what the run holds."""
 
 
@@ -163,7 +163,7 @@ def measure(volume: Path, kept: bool) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=7 * BLOCK, help="voxels along each axis of the volume")
+    parser.add_argument("--side", type=int, default=864, help="voxels along each axis of the volume")
     parser.add_argument("--json", action="store_true", help="print the numbers for a program")
     parser.add_argument("--inside", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -566,10 +566,10 @@ def test_another_runs_output(tmp_path: Path) -> None:
 
 
 LEDGERS: list[tuple[str, str, Callable[[bytes], bytes], str, str]] = [
-    ("cut short", "done-000000.json", lambda b: b[:-5], "no JSON", "delete that object"),
-    ("edited", "done-000000.json", lambda b: b.replace(b"[[0", b"[[1"), "checksum", "delete that object"),
-    ("of another kind", "done-000000.json", lambda b: b"[]", "no table", "delete that object"),
-    ("without runs", "done-000000.json", lambda b: b"{}", "checksum|runs", "delete that object"),
+    ("cut short", "done-*.json", lambda b: b[:-5], "no JSON", "delete that object"),
+    ("edited", "done-*.json", lambda b: b.replace(b"[[0", b"[[1"), "checksum", "delete that object"),
+    ("of another kind", "done-*.json", lambda b: b"[]", "no table", "delete that object"),
+    ("without runs", "done-*.json", lambda b: b"{}", "checksum|runs", "delete that object"),
     ("a header cut short", "ledger.json", lambda b: b[:40], "no JSON", "overwrite=True"),
     ("a header of nothing", "ledger.json", lambda b: b"", "no JSON", "overwrite=True"),
 ]
@@ -578,7 +578,7 @@ LEDGERS: list[tuple[str, str, Callable[[bytes], bytes], str, str]] = [
 @pytest.mark.parametrize(("name", "damage", "fact", "way"), [r[1:] for r in LEDGERS], ids=[r[0] for r in LEDGERS])
 def test_a_damaged_ledger(tmp_path: Path, name: str, damage: Callable[[bytes], bytes], fact: str, way: str) -> None:
     ci.save(inferred(), tmp_path / "o", progress=False)
-    path = tmp_path / "o" / ".chunkinfer" / name
+    (path,) = (tmp_path / "o" / ".chunkinfer").glob(name)  # compacted to one, whatever its number
     path.write_bytes(damage(path.read_bytes()))
     before = tree(tmp_path)
     with pytest.raises(DestinationError) as caught:

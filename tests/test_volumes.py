@@ -19,7 +19,6 @@ from dask.base import tokenize
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer import saving
 from chunkinfer.blockwise import origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.geometry import Box
@@ -353,7 +352,7 @@ def test_a_number_that_needs_the_whole_volume_is_refused_with_the_line_to_paste(
     exchanged = ci.infer(volume - volume.mean(), net, block=block, exchange=True)
     corner = np.s_[:, :8, :8, :8]
     assert np.allclose(result[corner], exchanged[corner], atol=1e-6)
-    monkeypatch.setattr(saving, "COPY_BYTES", 1)  # blocks of one shard
+    monkeypatch.setattr("chunkinfer.planning.layout.COPY_BYTES", 1)  # blocks of one shard
     with pytest.raises(PlanError, match="times the voxels"):
         ci.save(volume - volume.mean(), tmp_path / "out.zarr", chunks=(4, 4, 4), shards=(8, 8, 8))
     assert not (tmp_path / "out.zarr").exists()

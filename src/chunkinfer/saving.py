@@ -8,7 +8,6 @@ from math import prod
 from typing import Any
 
 import dask.array as da
-import numpy as np
 from dask.base import tokenize
 
 from chunkinfer.blockwise import (
@@ -26,9 +25,9 @@ from chunkinfer.blockwise import (
     store_blocks,
 )
 from chunkinfer.errors import DestinationError, PlanError, RunError, SettingsDiffer, SourceNotFound
-from chunkinfer.geometry import BlockGrid, Box, round_up
+from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kernel import cores
-from chunkinfer.planning import every_axis
+from chunkinfer.planning import WORTH_A_TASK, choose_layout, copy_block, every_axis
 from chunkinfer.reports import Progress, RunReport, versions
 from chunkinfer.storage import (
     Destination,
@@ -38,15 +37,8 @@ from chunkinfer.storage import (
     holds,
     locate,
     open_destination,
-    write_unit,
 )
 from chunkinfer.volume import Volume, as_volume
-
-CHUNK = 64
-"""Voxels along each spatial axis of a chunk, about: what viewers and readers like to fetch."""
-
-COPY_BYTES = 64 << 20
-"""Bytes of a block of an array without a network, about."""
 
 LEDGER_SECONDS = 0.5
 """Finished blocks are recorded this often; a crash loses no more than what was not."""
@@ -277,53 +269,19 @@ class _Run:
         return self._copy_block(own, alike and all(len(c) < 2 or c[-1] <= c[0] for c in self.array.chunks))
 
     def _copy_block(self, own: Sequence[int], regular: bool) -> tuple[int, ...]:
-        """For arrays without a network: whole write units, near the array's own chunks, of a size worth a task."""
-        shape, dims = self.array.shape, self.volume.dims
-        shards = self.asked.get("shards")
-        chunks = self.asked.get("chunks") or [
-            min(CHUNK, n) if d in "zyx" else n for d, n in zip(dims, shape, strict=True)
-        ]
-        unit = list(
-            write_unit(self.url, format=self.format, shape=shape, dims=dims, chunks=chunks, shards=shards or None)
-        )
-        self.fused = regular and all(b % u == 0 or b >= n for b, u, n in zip(own, unit, shape, strict=True))
-        if self.fused and prod(own) * self.array.dtype.itemsize * 8 >= COPY_BYTES:
-            return tuple(own)
-        self.fused = False
-        block = [min(u, n) for u, n in zip(unit, shape, strict=True)]
-        while True:
-            open_axes = [d for d, n in enumerate(shape) if block[d] < n]
-            if not open_axes or prod(block) * self.array.dtype.itemsize * 2 > COPY_BYTES:
-                return tuple(block)
-            d = min(open_axes, key=lambda i: block[i])
-            block[d] = min(block[d] * 2, round_up(shape[d], unit[d]))
+        """For arrays without a network: their own chunks where these are worth a task, otherwise boxes of any kind."""
+        itemsize = self.array.dtype.itemsize
+        unit, block = copy_block(self.url, self.format, self.array.shape, self.volume.dims, itemsize, self.asked)
+        whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, self.array.shape, strict=True))
+        self.fused = regular and whole and prod(own) * itemsize >= WORTH_A_TASK
+        return tuple(own) if self.fused else block
 
     def _layout(self) -> dict[str, Any]:
         """Chunks, shards and encoding of the destination, checked against the blocks."""
-        shape, dims, block = self.array.shape, self.volume.dims, self.block
-        chunks = self.asked.get("chunks")
-        chunks = tuple(chunks) if chunks else tuple(
-            _chunk_of(b, n, CHUNK if d in "zyx" else b) for d, b, n in zip(dims, block, shape, strict=True)
-        )  # fmt: skip
-        shards = self.asked.get("shards")
-        if shards is None and self.format == "zarr3":
-            shards = [round_up(min(b, n), c) for b, n, c in zip(block, shape, chunks, strict=True)]
-        shards = tuple(shards) if shards else None
-        unit = write_unit(self.url, format=self.format, shape=shape, dims=dims, chunks=chunks, shards=shards)
-        for d, b, u, n in zip(dims, block, unit, shape, strict=True):
-            if b < n and b % u:
-                what = "shard" if shards else "chunk"
-                raise PlanError(
-                    f"A block of {b} voxels on axis {d} is not a whole number of {what}s of {u} voxels.",
-                    f"Two tasks would write one {what}, and one of them would be lost.",
-                    [
-                        f"choose a {what} that divides {b} on this axis, or leave {what}s= out",
-                        f"choose the block: infer(volume, model, block={round_up(b, u)})",
-                    ],
-                )
+        layout = choose_layout(self.url, self.format, self.array.shape, self.volume.dims, self.block, self.asked)
         return {
-            "chunks": list(chunks),
-            "shards": list(unit) if shards else None,
+            "chunks": list(layout.chunks),
+            "shards": list(layout.shards) if layout.shards else None,
             "encoding": self.asked.get("encoding"),
             "compression": self.asked.get("compression"),
         }
@@ -393,13 +351,6 @@ class _Run:
     def _shares_upstream(self) -> bool:
         """Whether blocks share tasks that are dear to run twice: halos exchanged between blocks."""
         return any("overlap" in name for name in self.array.dask.layers)
-
-
-def _chunk_of(block: int, size: int, wanted: int) -> int:
-    """A chunk that divides the block, as near to what is wanted as can be; any chunk divides a block that is all."""
-    if block >= size:
-        return max(1, min(wanted, size))
-    return min((c for c in range(1, block + 1) if block % c == 0), key=lambda c: abs(np.log(c / wanted)))
 
 
 def _voxels(grid: BlockGrid, position: int) -> int:

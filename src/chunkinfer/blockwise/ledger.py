@@ -41,7 +41,9 @@ class Ledger:
         return None if data is None else self._parse(HEADER, data)
 
     def begin(self, header: Mapping[str, Any]) -> None:
-        """Write the header; before the first block."""
+        """Write the header, before the first block; what an earlier run finished is forgotten first."""
+        for name in self._segments():
+            self.files.delete(name)
         self.files.write(HEADER, json.dumps(header, indent=1).encode())
 
     def done(self) -> set[int]:

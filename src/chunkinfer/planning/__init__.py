@@ -1,7 +1,20 @@
 """A job's numbers: patch and block, memory as a sum, the plan."""
 
 from chunkinfer.planning.forms import PerAxis, every_axis
+from chunkinfer.planning.layout import WORTH_A_TASK, choose_layout, copy_block
 from chunkinfer.planning.make import PRECISIONS, Wishes, grid_for_exchange, make_plan
 from chunkinfer.planning.plan import Plan, human_bytes
 
-__all__ = ["PRECISIONS", "PerAxis", "Plan", "Wishes", "every_axis", "grid_for_exchange", "human_bytes", "make_plan"]
+__all__ = [
+    "PRECISIONS",
+    "WORTH_A_TASK",
+    "PerAxis",
+    "Plan",
+    "Wishes",
+    "choose_layout",
+    "copy_block",
+    "every_axis",
+    "grid_for_exchange",
+    "human_bytes",
+    "make_plan",
+]

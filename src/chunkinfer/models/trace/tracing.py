@@ -141,7 +141,7 @@ def _unrunnable(
             f"The first convolution of {name_of(module)} works on {axes} spatial axes, and {ndim} were asked for.",
             "The volume and the network were not made for each other.",
             [
-                f"give a volume with {axes} spatial axes: {', '.join('zyx'[-axes:])}, and c in front of several channels",
+                f"give a volume with {axes} spatial axes: {', '.join('zyx'[-axes:])}, and c in front for channels",
                 "run it on sections: xarray.concat([infer(volume.isel(z=z), model) for z in ...], 'z')"
                 if axes < ndim
                 else "or a network made for the volume's axes",

@@ -1,0 +1,96 @@
+"""Chunks and shards of an output, and blocks that are whole ones: each unit has one writer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log, prod
+from typing import Any
+
+from chunkinfer.errors import PlanError
+from chunkinfer.geometry import round_up
+from chunkinfer.storage import write_unit
+
+CHUNK = 64
+"""Voxels along each spatial axis of a chunk, about: what viewers and readers like to fetch."""
+
+COPY_BYTES = 32 << 20
+"""Bytes of a block of an array without a network, about."""
+
+WORTH_A_TASK = 8 << 20
+"""Bytes of a lazy chunk from which on it is stored as it is."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an output is stored."""
+
+    chunks: tuple[int, ...]
+    """Voxels per axis of what a reader fetches."""
+    shards: tuple[int, ...] | None
+    """Voxels per axis of what is stored as one object; None where each chunk is."""
+
+
+def choose_layout(
+    url: Any, format: str, shape: Sequence[int], dims: Sequence[str], block: Sequence[int], asked: Mapping[str, Any]
+) -> Layout:
+    """Chunks that divide the block, near cubes of `CHUNK` voxels; for zarr3, the block as a shard.
+
+    Parameters
+    ----------
+    url, format, shape, dims
+        Of the output.
+    block
+        What one task writes.
+    asked
+        ``chunks`` and ``shards`` where the caller gave them; ``shards=False`` for none.
+
+    Raises
+    ------
+    PlanError
+        A block is no whole number of the units asked for.
+    """
+    chunks = tuple(asked.get("chunks") or _dividing_chunks(shape, dims, block))
+    shards = asked.get("shards")
+    if shards is None and format == "zarr3":
+        shards = [round_up(min(b, n), c) for b, n, c in zip(block, shape, chunks, strict=True)]
+    shards = tuple(shards) if shards else None
+    unit = write_unit(url, format=format, shape=shape, dims=dims, chunks=chunks, shards=shards)
+    what = "shard" if shards else "chunk"
+    for d, b, u, n in zip(dims, block, unit, shape, strict=True):
+        if b < n and b % u:
+            raise PlanError(
+                f"A block of {b} voxels on axis {d} is not a whole number of {what}s of {u} voxels.",
+                f"Two tasks would write one {what}, and one of them would be lost.",
+                [
+                    f"choose a {what} that divides {b} on this axis, or leave {what}s= out",
+                    f"choose the block: infer(volume, model, block={round_up(b, u)})",
+                ],
+            )
+    return Layout(chunks, unit if shards else None)
+
+
+def copy_block(
+    url: Any, format: str, shape: Sequence[int], dims: Sequence[str], itemsize: int, asked: Mapping[str, Any]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The write unit of an output, and a block of whole units of about `COPY_BYTES`, grown along its shortest axis."""
+    chunks = asked.get("chunks") or [min(CHUNK, n) if d in "zyx" else n for d, n in zip(dims, shape, strict=True)]
+    shards = asked.get("shards") or None
+    unit = write_unit(url, format=format, shape=shape, dims=dims, chunks=chunks, shards=shards)
+    block = [min(u, n) for u, n in zip(unit, shape, strict=True)]
+    while prod(block) * itemsize <= COPY_BYTES and (short := [d for d, n in enumerate(shape) if block[d] < n]):
+        d = min(short, key=lambda i: block[i])
+        block[d] = min(block[d] * 2, round_up(shape[d], unit[d]))
+    return unit, tuple(block)
+
+
+def _dividing_chunks(shape: Sequence[int], dims: Sequence[str], block: Sequence[int]) -> list[int]:
+    """Along each axis the divisor of the block nearest to what is wanted; any chunk divides a block that is all."""
+    chunks = []
+    for d, n, b in zip(dims, shape, block, strict=True):
+        wanted = CHUNK if d in "zyx" else b
+        if b >= n:
+            chunks.append(max(1, min(wanted, n)))
+        else:
+            chunks.append(min((c for c in range(1, b + 1) if b % c == 0), key=lambda c: abs(log(c / wanted))))
+    return chunks
