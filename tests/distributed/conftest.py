@@ -17,7 +17,7 @@ Start = Callable[..., Cluster]
 
 @pytest.fixture(scope="session")
 def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts clusters: ``start_cluster("GPU=1", "")`` has one worker that declares a GPU, and one that declares none."""
+    """Starts clusters: ``start_cluster("GPU=1", "")`` has one worker that declares a GPU and one that does not."""
     clusters: list[Cluster] = []
 
     def start(*resources: str, threads: int = 2) -> Cluster:
