@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from distributed import Client
 
 from clusters import Cluster
-from distributed import Client
 
 Start = Callable[..., Cluster]
 

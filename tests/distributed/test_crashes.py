@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client
 
 import chunkinfer as ci
 from chunkinfer.blockwise import Ledger
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.storage import Files
 from clusters import PATIENCE, TESTS, Cluster
-from distributed import Client
 from probes import Watched, events
 
 Start = Callable[..., Cluster]
@@ -103,6 +103,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(stored: Stored, tmp_path: Path) -> None:
     run = Run(tmp_path, stored(64, 48, 32))
     done = run.kill_after(blocks=4)

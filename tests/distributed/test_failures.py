@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from distributed import Client
 
 import chunkinfer as ci
 from chunkinfer.errors import OutputError, RunError
-from distributed import Client
 from probes import Sensitive, convolution, failing
 
 Stored = Callable[..., str]

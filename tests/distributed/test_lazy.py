@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distributed import Client
 
 import chunkinfer as ci
 from clusters import Cluster
-from distributed import Client
 from probes import Watched, convolution, events
 
 Stored = Callable[..., str]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client
 
 import chunkinfer as ci
-from distributed import Client
 from probes import Watched, events, most_at_once
 
 Stored = Callable[..., str]

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distributed import Client
 
 import chunkinfer as ci
-from distributed import Client
 from probes import Watched, convolution, events
 
 Stored = Callable[..., str]

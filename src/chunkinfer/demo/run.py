@@ -36,7 +36,6 @@ def run(folder: str | Path, workers: int = 2) -> None:
     """
     import dask
     import numpy as np
-
     from distributed import Client, LocalCluster
 
     place = Path(folder)

@@ -56,6 +56,12 @@ def choose_layout(
         shards = [round_up(min(b, n), c) for b, n, c in zip(block, shape, chunks, strict=True)]
     shards = tuple(shards) if shards else None
     unit = write_unit(url, format=format, shape=shape, dims=dims, chunks=chunks, shards=shards)
+    if shards and asked.get("shards") and unit != shards:
+        raise PlanError(
+            f"Shards of {shards} voxels are not what {format} can store with chunks of {chunks}.",
+            "A shard is a whole number of chunks; in precomputed volumes a power of two of them along each axis.",
+            [f"shards={unit}", "leave shards= out"],
+        )
     what = "shard" if shards else "chunk"
     for d, b, u, n in zip(dims, block, unit, shape, strict=True):
         if b < n and b % u:

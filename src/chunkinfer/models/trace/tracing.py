@@ -153,7 +153,7 @@ def _unrunnable(
         f"{name_of(module)} does not run on (1, {channels}, *space) with {ndim} spatial axes at {at}: {cause}",
         "The number of spatial axes or channels is another one, or its size is fixed at export.",
         [
-            "say the size that it was made for: size=(20, 256, 256)",
+            "compare the axes: (c, z, y, x) or (z, y, x) for a 3D network, (c, y, x) or (y, x) for a 2D one",
             "export it with dynamic spatial axes: torch.export.export(..., dynamic_shapes=...)",
         ],
     )
