@@ -37,7 +37,7 @@ from chunkinfer.storage.store import CACHE_BYTES
 BLOCK, PATCH, HALO, CHUNK = 128, 66, 1, 16
 
 BLOCKS = 6
-"""That each thread computes, one after the other, until its allocator holds no more."""
+"""That each thread computes, one after the other: an allocator comes to keep more than the first one left."""
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_ARENA_MAX": "1"}
 """glibc returns freed arrays to the system at once: what is resident is what the run holds."""
