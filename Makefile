@@ -23,8 +23,8 @@ slow: $(VENV)/dev.done
 
 # The tables in benchmarks/, made anew.
 evidence: slow
-	$(BIN)/python benchmarks/graph.py
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/graph.py | tee benchmarks/graph.md
+	$(BIN)/python benchmarks/memory.py | tee benchmarks/memory.md
 
 $(VENV)/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -247,11 +247,17 @@ def _check_block(lattice: PatchLattice, block: Sequence[int], names: Sequence[st
 def _not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, str, list[str]]:
     """What `NotExact` says: the layers, why, and the line to paste."""
     training = _training(trace)
-    reasons = "\n".join(f"  {r.layer}: {r.text}" for r in trace.reasons[:5])
-    more = f"\n  and {len(trace.reasons) - 5} more" if len(trace.reasons) > 5 else ""
+    layers: dict[str, list[str]] = {}
+    for reason in trace.reasons:
+        layers.setdefault(reason.text, []).append(reason.layer)
+    lines = []
+    for text, names in layers.items():
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        lines.append(f"  {', '.join(names[:2])}{more}: {text}")
+    reasons = "\n".join(lines)
     overlap = (4, 64, 64) if len(axes) == 3 else (64,) * len(axes)
     return (
-        f"{model.name} cannot be tiled exactly:\n{reasons}{more}",
+        f"{model.name} cannot be tiled exactly:\n{reasons}",
         "Its output at a voxel depends on more than a bounded neighbourhood, so every cut changes it.",
         ["put it in inference mode first: model.eval()", "then infer(volume, model)"]
         if training
