@@ -159,7 +159,7 @@ class _Run:
         layout = self._layout()
         self.header = self._header(layout)
         if header is not None:
-            self._compare(header)
+            self._compare(header, self.header)
             try:
                 self.destination = open_destination(f"{self.format}://{_plain(self.url)}")
                 return
@@ -178,25 +178,27 @@ class _Run:
             if same and differ and not differ & set(mine[0].about["asked"]):
                 rebuilt = mine[0].rebuild(theirs)
                 self.volume = Volume(**{**vars(self.volume), "array": rebuilt})
+        # Before chunks and shards are adopted, which may not fit the blocks of another network or patch.
+        self._compare({"networks": stored}, {"networks": [p.about for p in self.networks]})
         layout = header.get("destination", {})
         for name in ("chunks", "shards", "encoding", "compression"):
             if name not in self.asked:
                 stored_one = layout.get(name)
                 self.asked = {**self.asked, name: False if name == "shards" and not stored_one else stored_one}
 
-    def _compare(self, header: Mapping[str, Any]) -> None:
+    def _compare(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         """Refuse a destination that another run made, showing what differs."""
-        theirs, ours = _flat(header), _flat(_as_json(self.header))
-        hidden = {"plan", "asked", "kernels", "versions"}  # of the machine or the call, not of the result
+        stored, asked = _flat(theirs), _flat(_as_json(ours))
+        hidden = {"plan", "asked", "kernels", "array", "versions"}  # of the machine or the call, not of the result
         differ = [
-            k for k in sorted(theirs.keys() | ours.keys())
-            if theirs.get(k) != ours.get(k) and not hidden & set(k.split("."))
+            k for k in sorted(stored.keys() | asked.keys())
+            if stored.get(k) != asked.get(k) and not hidden & set(k.split("."))
         ]  # fmt: skip
         if not differ:
             return
         if len(differ) > 1:  # a computation is named by its settings, so it tells nothing new beside them
             differ = [k for k in differ if k != "computation"] or differ
-        rows = [f"  {k}: stored {theirs.get(k, 'nothing')}, asked {ours.get(k, 'nothing')}" for k in differ[:8]]
+        rows = [f"  {k}: stored {stored.get(k, 'nothing')}, asked {asked.get(k, 'nothing')}" for k in differ[:8]]
         raise SettingsDiffer(
             f"{_plain(self.url)} holds the output of a run with other settings:\n" + "\n".join(rows),
             "Blocks of two runs in one output would be a seam that nobody sees.",
