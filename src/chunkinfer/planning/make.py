@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import ceil
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,29 +94,11 @@ def make_plan(
             "",
             ["model.float()", "leave precision= out"],
         )
-    module = model.module_on("cpu")
-
-    def activations(of: Sequence[int]) -> int:
-        return activation_bytes(module, trace.channels_in, tuple(of), compute)
-
-    contracts = trace.axes
-    _check_output(contracts, shape, axes)
+    _check_output(trace.axes, shape, axes)
     if overlap is None:
-        if not trace.exact:
-            raise NotExact(*_not_exact(model, trace, axes))
-        probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in contracts]
-        per_voxel = activations(probe) / float(np.prod(probe))
-        lattice = choose_exact(contracts, shape, axes, per_voxel, patch, block)
-        _confirm(model, trace, lattice)
+        lattice = _exact_lattice(model, trace, axes, shape, patch, block)
     else:
-        _refuse_training(model, trace)
-        overlaps = [o or 0 for o in overlap]
-        patches = [
-            p or choose_blended_patch(c, n, o) for p, c, n, o in zip(patch, contracts, shape, overlaps, strict=True)
-        ]
-        lattice = PatchLattice(
-            tuple(blended_axis(*args) for args in zip(contracts, shape, patches, overlaps, axes, strict=True))
-        )
+        lattice = _blended_lattice(model, trace, axes, shape, patch, overlap)
     dtype = _result_dtype(wishes.dtype, compute)
     blocks = choose_block(lattice, trace.channels_out, np.dtype(compute).itemsize, block)
     _check_block(lattice, blocks, axes)
@@ -140,11 +122,49 @@ def make_plan(
         model=model.name,
         digest=model.digest,
         model_bytes=model.parameter_bytes(),
-        activations=activations(lattice.patch) * batch,
+        activations=_activations(model, trace, lattice.patch) * batch,
         reasons=tuple(f"{r.layer}: {r.text}" for r in trace.reasons),
         source_chunks=tuple(source_chunks),
         asked=wishes.asked(),
     )
+
+
+def _exact_lattice(
+    model: Model,
+    trace: Trace,
+    axes: tuple[str, ...],
+    shape: Sequence[int],
+    patch: Sequence[int | None],
+    block: Sequence[int | None],
+) -> PatchLattice:
+    """The exact lattice that computes least, with what the caller gave kept; confirmed at its patch's own size."""
+    if not trace.exact:
+        raise NotExact(*_not_exact(model, trace, axes))
+    probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in trace.axes]
+    per_voxel = _activations(model, trace, probe) / prod(probe)
+    lattice = choose_exact(trace.axes, shape, axes, per_voxel, patch, block)
+    _confirm(model, trace, lattice)
+    return lattice
+
+
+def _blended_lattice(
+    model: Model,
+    trace: Trace,
+    axes: tuple[str, ...],
+    shape: Sequence[int],
+    patch: Sequence[int | None],
+    overlap: Sequence[int | None],
+) -> PatchLattice:
+    """The lattice of overlapping patches; axes without an overlap have none."""
+    _refuse_training(model, trace)
+    lattices = []
+    for c, n, p, o, axis in zip(trace.axes, shape, patch, overlap, axes, strict=True):
+        lattices.append(blended_axis(c, n, p or choose_blended_patch(c, n, o or 0), o or 0, axis))
+    return PatchLattice(tuple(lattices))
+
+
+def _activations(model: Model, trace: Trace, patch: Sequence[int]) -> int:
+    return activation_bytes(model.module_on("cpu"), trace.channels_in, tuple(patch), model.compute_dtype())
 
 
 def _confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
