@@ -117,9 +117,9 @@ def measure_run(volume: str, output: str) -> dict[str, int]:
 def measure_kernels(volume: str) -> dict[str, int]:
     """Activations: the growth at the peak while the threads of a run compute a block each, less the blocks."""
     result, terms = prepare(volume)
-    from chunkinfer.blockwise import payloads_of
+    from chunkinfer.blockwise import networks_of
 
-    (network,) = [p.open() for p in payloads_of(result.data.dask) if p.key.startswith("network-")]
+    (network,) = [p.open() for p in networks_of(result.data.dask)]
     out = network.grid.box(tuple(min(1, n - 1) for n in network.grid.counts))
     seen = network.job.lattice.seen(out)
     data = np.random.default_rng(0).integers(0, 8, (1, *seen.shape)).astype(np.uint8)

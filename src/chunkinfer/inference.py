@@ -15,7 +15,9 @@ from chunkinfer.blockwise import (
     Network,
     Payload,
     Reader,
+    active_client,
     check_reads,
+    gpu_annotation,
     infer_exchanging,
     infer_reading,
     must_exchange,
@@ -180,7 +182,7 @@ class _Inference:
             device=resolve_device(wishes.device),
         )
         exchanging = must_exchange(volume.array) if exchange is None else exchange
-        _check_device(resolved, wishes)
+        _check_device(resolved)
         return cls(volume, opened, trace, normalize, wishes, resolved, exchanging)
 
     def settled(self, settings: Mapping[str, Any]) -> _Inference:
@@ -229,8 +231,7 @@ class _Inference:
         if self.exchange:
             return infer_exchanging(volume.array, volume.channels, network, plan.halo, f"infer-{token}")
         origin = origin_of(volume.array)
-        boxes = [plan.lattice.seen(grid.box(grid.unravel(i))) for i in sorted({0, len(grid) // 2, len(grid) - 1})]
-        check_reads(origin, boxes)
+        check_reads(origin, [plan.lattice.seen(block) for block in grid.sample()])
         reader = Payload(f"reader-{tokenize(volume.array.name, volume.channels)}", Reader(origin, volume.channels))
         return infer_reading(reader, network, f"infer-{token}")
 
@@ -281,23 +282,15 @@ def _describe(volume: Volume) -> dict[str, Any]:
     return {"array": volume.array.name, "url": volume.attrs.get("source")}
 
 
-def _check_device(plan: Plan, wishes: Wishes) -> None:
+def _check_device(plan: Plan) -> None:
     """``device="cuda"`` needs a CUDA device here, or workers that declare GPU."""
-    import sys
-
     import torch
 
     if plan.device != "cuda" or torch.cuda.is_available():
         return
-    if "distributed" in sys.modules:
-        from distributed import get_client
-
-        try:
-            workers = get_client().scheduler_info(n_workers=-1)["workers"].values()
-        except ValueError:
-            workers = ()
-        if any(w.get("resources", {}).get("GPU") for w in workers):
-            return
+    client = active_client()
+    if client is not None and gpu_annotation(client):
+        return
     raise DeviceError(
         'device="cuda", and there is no CUDA device here and no dask worker that declares GPU.',
         "The driver is missing, torch is a CPU build, or workers were started without --resources.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -19,13 +20,14 @@ from chunkinfer.blockwise import (
     check_reads,
     client_for,
     copy_blocks,
+    differences,
+    networks_of,
     origin_of,
-    payloads_of,
     places_read,
     store_blocks,
 )
 from chunkinfer.errors import DestinationError, PlanError, RunError, SettingsDiffer, SourceNotFound
-from chunkinfer.geometry import BlockGrid, Box
+from chunkinfer.geometry import BlockGrid
 from chunkinfer.kernel import cores
 from chunkinfer.planning import WORTH_A_TASK, choose_layout, copy_block, every_axis
 from chunkinfer.reports import Progress, RunReport, versions
@@ -111,7 +113,7 @@ def save(
 def _as_volume(array: Any) -> Volume:
     """The volume; an unlabelled array of channels in front of as many axes as its network has is what it seems."""
     if isinstance(array, da.Array):
-        axes = [p.about["axes"] for p in payloads_of(array.dask) if p.key.startswith("network-")]
+        axes = [p.about["axes"] for p in networks_of(array.dask)]
         if axes and array.ndim == 1 + len(axes[-1]):
             return as_volume(array, len(axes[-1]))
     return as_volume(array)
@@ -126,10 +128,7 @@ class _Run:
         self.asked = {
             k: every_axis(k, v, volume.dims) if k in sizes and v is not False else v for k, v in asked.items()
         }
-        if asked.get("format") is None:
-            self.format = guess_format(url)
-        else:
-            self.format = guess_format(url, asked["format"])
+        self.format = guess_format(url, asked.get("format"))
         self.ledger = Ledger(Files(_plain(url)))
         if any(holds(locate(url), place) for place in places_read(volume.array)):
             raise DestinationError(
@@ -145,7 +144,7 @@ class _Run:
     @property
     def networks(self) -> list[Payload]:
         """The networks in the array's graph."""
-        return [p for p in payloads_of(self.array.dask) if p.key.startswith("network-")]
+        return networks_of(self.array.dask)
 
     # ---- before anything is computed ----------------------------------------------------------------------------
 
@@ -155,7 +154,7 @@ class _Run:
         if header is not None:
             self._adopt(header)
         self.block = self._block()
-        check_reads(None if self.fused else origin_of(self.array), _sample(self._grid()))
+        check_reads(None if self.fused else origin_of(self.array), self._grid().sample())
         layout = self._layout()
         self.header = self._header(layout)
         if header is not None:
@@ -188,19 +187,11 @@ class _Run:
 
     def _compare(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         """Refuse a destination that another run made, showing what differs."""
-        stored, asked = _flat(theirs), _flat(_as_json(ours))
-        hidden = {"plan", "asked", "kernels", "array", "versions"}  # of the machine or the call, not of the result
-        differ = [
-            k for k in sorted(stored.keys() | asked.keys())
-            if stored.get(k) != asked.get(k) and not hidden & set(k.split("."))
-        ]  # fmt: skip
-        if not differ:
+        lines = differences(theirs, ours)
+        if not lines:
             return
-        if len(differ) > 1:  # a computation is named by its settings, so it tells nothing new beside them
-            differ = [k for k in differ if k != "computation"] or differ
-        rows = [f"  {k}: stored {stored.get(k, 'nothing')}, asked {asked.get(k, 'nothing')}" for k in differ[:8]]
         raise SettingsDiffer(
-            f"{_plain(self.url)} holds the output of a run with other settings:\n" + "\n".join(rows),
+            f"{_plain(self.url)} holds the output of a run with other settings:\n  " + "\n  ".join(lines[:8]),
             "Blocks of two runs in one output would be a seam that nobody sees.",
             ["start anew: save(array, url, overwrite=True)", "store beside it: choose another URL"],
         )
@@ -359,34 +350,13 @@ def _voxels(grid: BlockGrid, position: int) -> int:
     return grid.box(grid.unravel(position)).size
 
 
-def _sample(grid: BlockGrid) -> list[Box]:
-    """The first, a middle and the last block."""
-    return [grid.box(grid.unravel(i)) for i in sorted({0, len(grid) // 2, len(grid) - 1}) if len(grid)]
-
-
 def _plain(url: Any) -> str:
     """The URL without a format prefix; local paths are absolute."""
     return locate(url).url
 
 
 def _as_json(value: Any) -> Any:
-    import json
-
     return json.loads(json.dumps(value, default=str))
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested table as dotted names."""
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
-        items = ((str(i), v) for i, v in enumerate(value))  # type: ignore[assignment]
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _run_error(report: RunReport, failures: Mapping[int, BaseException], grid: BlockGrid) -> RunError:

@@ -113,7 +113,7 @@ def test_impossible_patches_are_refused_with_a_number_that_works(patch: int, wor
     with pytest.raises(PlanError, match=words) as caught:
         exact_axis(contract, 200, patch, "z")
     better = next(int(w) for w in caught.value.ways[0].split() if w.isdigit())
-    assert exact_axis(contract, 200, better).step > 0 or words == "not a size"
+    assert exact_axis(contract, 200, better).step > 0
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=3), st.data())

@@ -1,9 +1,9 @@
 """All that knows dask: haloed reads, halo exchange, windows, placement, the ledger."""
 
 from chunkinfer.blockwise.haloed import Network, infer_exchanging, infer_reading
-from chunkinfer.blockwise.ledger import Ledger
-from chunkinfer.blockwise.payload import Payload, payloads_of
-from chunkinfer.blockwise.placement import client_for
+from chunkinfer.blockwise.ledger import Ledger, differences
+from chunkinfer.blockwise.payload import Payload, networks_of
+from chunkinfer.blockwise.placement import active_client, client_for, gpu_annotation
 from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of, places_read
 from chunkinfer.blockwise.runner import Outcome, Windows
 from chunkinfer.blockwise.storing import Store, copy_blocks, store_blocks
@@ -16,15 +16,18 @@ __all__ = [
     "Reader",
     "Store",
     "Windows",
+    "active_client",
     "check_reads",
     "client_for",
     "copy_blocks",
+    "differences",
+    "gpu_annotation",
     "infer_exchanging",
     "infer_reading",
     "lazy_source",
     "must_exchange",
+    "networks_of",
     "origin_of",
-    "payloads_of",
     "places_read",
     "store_blocks",
 ]

@@ -105,6 +105,32 @@ class Ledger:
         )
 
 
+def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What two headers do not share, a line each; but not what is of the machine or the call."""
+    theirs, ours = _flat(stored), _flat(json.loads(json.dumps(asked, default=str)))
+    hidden = {"plan", "asked", "kernels", "array", "versions"}
+    names = [
+        name
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name) and not hidden & set(name.split("."))
+    ]
+    if len(names) > 1:  # a computation is named by its settings, so it tells nothing new beside them
+        names = [name for name in names if name != "computation"]
+    return [f"{name}: stored {theirs.get(name, 'nothing')}, asked {ours.get(name, 'nothing')}" for name in names]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested table as dotted names."""
+    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        value = {str(i): v for i, v in enumerate(value)}
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
 def _runs(blocks: Iterable[int]) -> list[list[int]]:
     """Sorted numbers as inclusive runs."""
     runs: list[list[int]] = []

@@ -92,13 +92,17 @@ class Payload:
         return Delayed(self.key, HighLevelGraph({self.key: {self.key: self}}, {self.key: set()}), layer=self.key)
 
 
+def values_of(layer: Any) -> list[Any]:
+    """What a materialised layer of a graph holds, taken out of dask's own wrappers; nothing for other layers."""
+    return [getattr(v, "value", v) for v in layer.mapping.values()] if isinstance(layer, MaterializedLayer) else []
+
+
 def payloads_of(graph: Any) -> list[Payload]:
     """Every payload of a lazy array's graph."""
-    found = []
-    for layer in getattr(graph, "layers", {}).values():
-        if isinstance(layer, MaterializedLayer) and len(layer.mapping) == 1:
-            (value,) = layer.mapping.values()
-            value = getattr(value, "value", value)
-            if isinstance(value, Payload):
-                found.append(value)
-    return found
+    values = (values_of(layer) for layer in getattr(graph, "layers", {}).values())
+    return [held[0] for held in values if len(held) == 1 and isinstance(held[0], Payload)]
+
+
+def networks_of(graph: Any) -> list[Payload]:
+    """The payloads of a graph that hold networks."""
+    return [p for p in payloads_of(graph) if p.key.startswith("network-")]

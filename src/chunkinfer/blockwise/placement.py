@@ -14,6 +14,18 @@ LOOPBACK = "127.0.0.1:0"
 """A free port that other machines do not reach."""
 
 
+def active_client() -> Any:
+    """The active dask client; None where there is none."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_client
+
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
 @contextmanager
 def client_for(client: Any, kernels: int) -> Iterator[Any]:
     """The client to run on: the one given, the active one, or an in-process cluster for as long as the run takes.
@@ -21,19 +33,10 @@ def client_for(client: Any, kernels: int) -> Iterator[Any]:
     The in-process cluster starts no process, so a script needs no main guard; it has one thread more than kernels, so
     that a block is read or written while the others compute. dask's own status pages listen on loopback only.
     """
+    client = client or active_client()
     if client is not None:
         yield client
         return
-    if "distributed" in sys.modules:
-        from distributed import get_client
-
-        try:
-            active = get_client()
-        except ValueError:
-            active = None
-        if active is not None:
-            yield active
-            return
     from distributed import Client, LocalCluster
 
     with (

@@ -12,13 +12,13 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask._task_spec import DataNode
+from dask.base import tokenize
 from dask.blockwise import Blockwise
 from dask.core import flatten
-from dask.highlevelgraph import MaterializedLayer
 from dask.layers import ArraySliceDep
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise.payload import Payload, payloads_of
+from chunkinfer.blockwise.payload import Payload, networks_of, values_of
 from chunkinfer.blockwise.stages import stage
 from chunkinfer.errors import PlanError, SourceError
 from chunkinfer.geometry import Box
@@ -58,8 +58,6 @@ class Reader:
 
 def lazy_source(source: Source, chunks: Sequence[int] | None = None) -> da.Array:
     """A source as a dask array; its chunks are whole stored chunks, so no byte is decoded twice."""
-    from dask.base import tokenize
-
     meta = np.empty((0,) * source.ndim, source.dtype)
     sizes = tuple(chunks) if chunks else _aligned(source, lazy_chunks(source))
     name = f"volume-{tokenize(source, sizes)}"
@@ -92,12 +90,9 @@ def lazy_chunks(source: Source) -> tuple[int, ...]:
 
 def origin_of(array: da.Array) -> Any:
     """The `Source` or numpy array that a dask array shows whole and unchanged, or the dask array itself."""
-    layer = array.dask.layers.get(f"original-{array.name}") if hasattr(array.dask, "layers") else None
-    if isinstance(layer, MaterializedLayer) and len(layer.mapping) == 1:
-        (value,) = layer.mapping.values()
-        value = getattr(value, "value", value)
-        if isinstance(value, Source | np.ndarray) and value.shape == array.shape:
-            return value
+    held = values_of(array.dask.layers.get(f"original-{array.name}") if hasattr(array.dask, "layers") else None)
+    if len(held) == 1 and isinstance(held[0], Source | np.ndarray) and held[0].shape == array.shape:
+        return held[0]
     if len(array.dask) == 1 and isinstance(value := next(iter(array.dask.values())), np.ndarray | DataNode):
         value = getattr(value, "value", value)
         if isinstance(value, np.ndarray) and value.shape == array.shape:
@@ -108,8 +103,7 @@ def origin_of(array: da.Array) -> Any:
 def places_read(array: da.Array) -> Iterator[dict[str, Any]]:
     """Where the stored arrays that a lazy array reads lie, as kvstore specs: ours, zarr-python's and xarray's."""
     for layer in array.dask.layers.values():
-        for value in layer.mapping.values() if isinstance(layer, MaterializedLayer) else ():
-            value = getattr(value, "value", value)
+        for value in values_of(layer):
             if isinstance(value, Payload) and value.key.startswith("reader-"):
                 value = value.open().array
             if isinstance(value, da.Array):
@@ -140,12 +134,10 @@ def must_exchange(array: da.Array) -> bool:
 
     if isinstance(origin_of(array), Source | np.ndarray):
         return False
-    if any(p.key.startswith("network-") for p in payloads_of(array.dask)):
+    if networks_of(array.dask):
         return True
     for layer in array.dask.layers.values():
-        if not isinstance(layer, MaterializedLayer):
-            continue
-        values = [getattr(v, "value", v) for v in layer.mapping.values()]
+        values = values_of(layer)
         if any(isinstance(v, Future) for v in values):
             return True
         if len(values) > 1 and all(isinstance(v, np.ndarray) for v in values):
@@ -156,8 +148,8 @@ def must_exchange(array: da.Array) -> bool:
 def check_reads(array: Any, boxes: Sequence[Box]) -> None:
     """Warn or refuse where reading boxes of a lazy volume reads far more than the chunks it touches.
 
-    Graphs such as ``v - v.mean()`` need the whole volume for every box. The first, a middle and the last box are
-    culled, nothing is computed.
+    Graphs such as ``v - v.mean()`` need the whole volume for every box. The graph of each box given is culled and
+    nothing is computed; a few boxes are enough.
 
     Raises
     ------
@@ -166,7 +158,7 @@ def check_reads(array: Any, boxes: Sequence[Box]) -> None:
     """
     if not isinstance(array, da.Array):
         return
-    worst = max(_read_ratio(array, boxes[i]) for i in sorted({0, len(boxes) // 2, len(boxes) - 1}))
+    worst = max((_read_ratio(array, box) for box in boxes), default=0.0)
     if worst <= 2:
         return
     fact = f"Every block of this volume reads {worst:.0f} times the voxels of the chunks that it touches."
@@ -187,11 +179,8 @@ def _read_ratio(array: da.Array, box: Box) -> float:
     culled = part.dask.cull(set(flatten(part.__dask_keys__())))
     read, leaf = 0.0, 0.0
     for layer in culled.layers.values():
-        if isinstance(layer, MaterializedLayer):  # chunks in memory
-            sizes = [
-                v.size for v in (getattr(v, "value", v) for v in layer.mapping.values()) if isinstance(v, np.ndarray)
-            ]
-            read, leaf = read + sum(sizes), max([leaf, *sizes])
+        sizes = [v.size for v in values_of(layer) if isinstance(v, np.ndarray)]  # chunks in memory
+        read, leaf = read + sum(sizes), max([leaf, *sizes])
         for dep in layer.io_deps.values() if isinstance(layer, Blockwise) else ():
             if isinstance(dep, ArraySliceDep):
                 chunk = prod(s[-1] for s in dep.starts) / max(1, prod(dep.numblocks))

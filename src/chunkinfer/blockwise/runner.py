@@ -6,6 +6,7 @@ A window is the store layer's graph, fused and culled here, so that a block is o
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import dask.array as da
 from dask.blockwise import optimize_blockwise
 from dask.highlevelgraph import HighLevelGraph
 
-from chunkinfer.blockwise.payload import Payload, payloads_of
+from chunkinfer.blockwise.payload import Payload, payloads_of, values_of
 from chunkinfer.blockwise.placement import gpu_annotation, slots_of
 from chunkinfer.errors import ModelError, OutputError, VolumeError
 from chunkinfer.geometry import BlockGrid
@@ -86,8 +87,7 @@ class Windows:
         """The graph of some blocks, without the payloads that are held as tasks."""
         _, graph = self.graph(attempt)
         culled = graph.cull(set(keys))
-        held = {p.key for p in self._payloads}
-        layers = {n: layer for n, layer in culled.layers.items() if not held & set(_single_key(layer))}
+        layers = {n: x for n, x in culled.layers.items() if not any(isinstance(v, Payload) for v in values_of(x))}
         names = set(layers)
         return HighLevelGraph(layers, {n: culled.dependencies[n] & names for n in names})
 
@@ -141,8 +141,6 @@ class Windows:
     def _annotated(self, name: str, layer: Any) -> Any:
         """Kernels and what is fused with them go where GPUs are declared."""
         if self.annotation and name.startswith(("infer-", "save-")):
-            import copy
-
             layer = copy.copy(layer)
             layer.annotations = {**(layer.annotations or {}), **self.annotation}
         return layer
@@ -150,11 +148,6 @@ class Windows:
 
 def _keep(payload: Payload) -> Payload:
     return payload
-
-
-def _single_key(layer: Any) -> list[Any]:
-    keys = layer.get_output_keys() if type(layer).__name__ == "MaterializedLayer" and len(layer) == 1 else ()
-    return list(keys)
 
 
 def _error_of(future: Any) -> BaseException:

@@ -106,6 +106,10 @@ class BlockGrid:
             tuple(e[i + 1] for e, i in zip(self.edges, index, strict=True)),
         )
 
+    def sample(self) -> list[Box]:
+        """The first, a middle and the last block: enough to see what reading a block costs."""
+        return [self.box(self.unravel(i)) for i in sorted({0, len(self) // 2, len(self) - 1}) if len(self)]
+
     def indices(self) -> Iterator[tuple[int, ...]]:
         """Grid indices, the last axis fastest."""
         return product(*(range(n) for n in self.counts))
