@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dask
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -20,11 +21,15 @@ settings.register_profile(
 )
 settings.load_profile("chunkinfer")
 
+# Networks built while a test module is imported have the same weights in every run.
+torch.manual_seed(0)
+
 
 @pytest.fixture(autouse=True)
-def _threads() -> None:
-    """Lazy arrays compute on threads unless a test says otherwise; no test sees another's dask settings."""
+def _clean() -> None:
+    """Lazy arrays compute on threads unless a test says otherwise; no test sees another's dask settings or weights."""
     dask.config.refresh()
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ NET = Entry(lambda: UNet(3, ((1, 2, 2),), n=1)).make()
 """Period 1, 2, 2; context 4 and 8."""
 FLAT = nn.Conv2d(1, 1, 3, padding=1)
 POINT = nn.Conv3d(1, 1, 1)
+nn.init.constant_(POINT.weight, 0.5)
 
 
 def labelled(dims: str = "zyx", **coords: Any) -> xr.DataArray:
