@@ -61,6 +61,7 @@ INFERENCE = _options(
     click.option("--model", required=True, help="TorchScript or torch.export (.pt2) file; it is code that you trust."),
     click.option("--patch", type=_Voxels(), help="What the network sees at a time."),
     click.option("--overlap", type=_Voxels(), help="Blend patches that overlap by this much; exact tiling without it."),
+    click.option("--halo", type=_Voxels(), help="Less context than the network's, on purpose: faster, approximate."),
     click.option("--block", type=_Voxels(), help="What one task computes and writes."),
     click.option("--window", help="hann, linear, gaussian or bump."),
     click.option("--batch", type=int, help="Patches per forward pass."),

@@ -62,6 +62,7 @@ class RunReport:
         stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.stages.items())
         return [
             ("output", self.url),
+            ("result", next((n["verdict"] for n in self.header.get("networks", ())[-1:]), "")),
             ("blocks", f"{self.computed} computed, {self.skipped} stored before, {len(self.failed)} failed, "
                        f"{self.retried} retries"),
             ("time", f"{self.seconds:.1f} s, {self.voxels_per_second / 1e6:.2f} Mvoxel/s stored (channels counted)"),

@@ -200,7 +200,8 @@ class _Run:
         frame = self.volume.frame
         attributes = {k: v for k, v in _as_json(self.volume.attrs).items() if v is not None}
         if networks := self.networks:  # what was stored here comes from; the attribute "source" is of the reader
-            attributes["provenance"] = {**networks[-1].about["model"], "input": networks[-1].about["source"]}
+            about = networks[-1].about
+            attributes["provenance"] = {**about["model"], "input": about["source"], "result": about["verdict"]}
         attributes.pop("source", None)
         if self.volume.channel is not None:
             attributes["channel_names"] = [str(c) for c in self.volume.channel]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ class Wishes:
 
     patch: PerAxis = None
     overlap: PerAxis = None
+    halo: PerAxis = None
     block: PerAxis = None
     window: str | None = None
     batch: int | None = None
@@ -82,6 +83,7 @@ def make_plan(
     """
     patch = per_axis("patch", wishes.patch, axes, 1)
     overlap = None if wishes.overlap is None else per_axis("overlap", wishes.overlap, axes, 0)
+    halo = None if wishes.halo is None else per_axis("halo", wishes.halo, axes, 0)
     block = per_axis("block", wishes.block, axes, 1)
     batch = _count("batch", wishes.batch)
     threads = _count("threads", wishes.threads)
@@ -95,8 +97,15 @@ def make_plan(
             ["model.float()", "leave precision= out"],
         )
     _check_output(trace.axes, shape, axes)
+    traced, reduced = trace.axes, None
+    if halo is not None:
+        _refuse_both(overlap)
+        reduced = _reduced(trace, halo)
+    if reduced:
+        _refuse_training(model, trace)
+        trace = replace(trace, axes=reduced)
     if overlap is None:
-        lattice = _exact_lattice(model, trace, axes, shape, patch, block)
+        lattice = _exact_lattice(model, trace, axes, shape, patch, block, reduced is not None)
     else:
         lattice = _blended_lattice(model, trace, axes, shape, patch, overlap)
     dtype = _result_dtype(wishes.dtype, compute)
@@ -106,6 +115,8 @@ def make_plan(
         axes=axes,
         lattice=lattice,
         overlap=None if overlap is None else tuple(a.patch - a.step for a in lattice.axes),
+        context=tuple((c.low, c.high) for c in traced) if trace.exact else None,
+        reduced=None if reduced is None else tuple(max(c.low, c.high) for c in reduced),
         block=blocks,
         window=window,
         batch=batch,
@@ -136,15 +147,43 @@ def _exact_lattice(
     shape: Sequence[int],
     patch: Sequence[int | None],
     block: Sequence[int | None],
+    reduced: bool,
 ) -> PatchLattice:
-    """The exact lattice that computes least, with what the caller gave kept; confirmed at its patch's own size."""
-    if not trace.exact:
+    """The lattice of clean zones that computes least, with what the caller gave kept; confirmed at its patch's own size
+    unless its context was reduced on purpose."""
+    if not (trace.exact or reduced):
         raise NotExact(*_not_exact(model, trace, axes))
     probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in trace.axes]
     per_voxel = _activations(model, trace, probe) / prod(probe)
     lattice = choose_exact(trace.axes, shape, axes, per_voxel, patch, block)
-    _confirm(model, trace, lattice)
+    if not reduced:
+        _confirm(model, trace, lattice)
     return lattice
+
+
+def _reduced(trace: Trace, halo: Sequence[int | None]) -> tuple[AxisContract, ...] | None:
+    """The contracts with less context than was traced; None where that is no less.
+
+    A valid network's output is smaller than its input by its crop, which no reduction gives back.
+    """
+    contracts = []
+    for c, h in zip(trace.axes, halo, strict=True):
+        if h is None:
+            contracts.append(c)
+        elif trace.exact:
+            contracts.append(replace(c, low=min(c.low, h), high=min(c.high, max(h, ceil(sum(c.crop))))))
+        else:  # the context is unknown, so what is asked for is all there is
+            contracts.append(replace(c, low=h, high=max(h, ceil(sum(c.crop)))))
+    return None if trace.exact and tuple(contracts) == trace.axes else tuple(contracts)
+
+
+def _refuse_both(overlap: Sequence[int | None] | None) -> None:
+    if overlap is not None:
+        raise PlanError(
+            "halo= and overlap= contradict each other.",
+            "A halo is cut off each patch's output; an overlap is blended.",
+            ["infer(volume, model, halo=8)", "infer(volume, model, overlap=(4, 64, 64))"],
+        )
 
 
 def _blended_lattice(

@@ -30,6 +30,10 @@ class Plan:
     """Where the patches lie."""
     overlap: tuple[int, ...] | None
     """Input voxels that neighbouring patches share; None for exact tiling."""
+    context: tuple[tuple[int, int], ...] | None
+    """Input voxels, low and high, that the output was traced to read along each axis; None where that is unbounded."""
+    reduced: tuple[int, ...] | None
+    """The context kept around clean zones where the caller asked for less than was traced; None otherwise."""
     block: tuple[int, ...]
     """Output voxels of what one task writes."""
     window: str
@@ -71,7 +75,8 @@ class Plan:
 
     @property
     def exact(self) -> bool:
-        return self.lattice.exact
+        """Whether the result is the network's on the whole volume."""
+        return self.lattice.exact and self.reduced is None
 
     @property
     def grid(self) -> BlockGrid:
@@ -83,6 +88,7 @@ class Plan:
         return {
             "patch": list(self.lattice.patch),
             "overlap": list(self.overlap) if self.overlap else None,
+            "halo": list(self.reduced) if self.reduced else None,
             "block": list(self.block),
             "window": self.window,
             "batch": self.batch,
@@ -162,6 +168,10 @@ class Plan:
             how = "to round-off" if self.precision == "fp32" else f"to the round-off of {self.precision}"
             return f"exact: equal to the network on the whole volume {how}"
         why = f" ({self.reasons[0]})" if self.reasons else ""
+        if self.reduced:
+            context = " x ".join(f"{max(pair)}" for pair in self.context) if self.context else "unbounded"
+            kept = " x ".join(map(str, self.reduced))
+            return f"halo reduced on purpose to {kept} voxels, where the context is {context}: an approximation{why}"
         return f"blended with {self.window} windows: an approximation of the network on the whole volume{why}"
 
     @staticmethod
@@ -173,12 +183,11 @@ class Plan:
     # ---- to look at ---------------------------------------------------------------------------------------------
 
     def _table(self) -> list[list[str]]:
-        step = "clean zone" if self.exact else "stride"
+        step = "clean zone" if self.lattice.exact else "stride"
         rows = [["axis", "voxels", "period", "context", "patch", step, "patches", "block", "halo", "output"]]
         for d, (name, a) in enumerate(zip(self.axes, self.lattice.axes, strict=True)):
             padded = f"{a.size}" + (f" (+{a.padded - a.size})" if a.padded > a.size else "")
-            known = self.exact or not self.reasons
-            context = f"{a.contract.low} + {a.contract.high}" if known else "unknown"
+            context = "{} + {}".format(*self.context[d]) if self.context else "unbounded"
             halo = "{} + {}".format(*self.halo[d])
             rows.append(
                 [name, padded, str(a.contract.period), context, str(a.patch), str(a.step), str(len(a.starts)),
