@@ -1,191 +1,163 @@
-"""Peak memory of a run, against the sum that it is promised to stay under.
+"""Projected peak memory of a run, against the measured peak of a fresh process.
 
-    python benchmarks/memory.py             # prints a table in markdown; four minutes
-    python benchmarks/memory.py --side 960  # a larger volume: the peak stays where it is
+    python benchmarks/memory.py               # prints a table in markdown; about six minutes
+    python benchmarks/memory.py --only 0 3    # some of the cases
 
-The promise: above what the process holds with everything imported, the model loaded and the cluster started, a run
-takes at most
-
-    (slots + 1) x (haloed input + output) of a block  +  the model  +  activations
-    + the read cache  +  one block as it is stored
-
-whatever the size of the volume. Slots are blocks in flight: one per kernel, and one that is read or written meanwhile.
-Activations are measured, in a process of their own: by how much the resident memory grows at its peak while as many
-threads as a run has compute blocks, less the outputs. Peaks are the system's own count (VmHWM), so no sample is missed.
-
-By default glibc keeps much of what each thread freed, which makes the next patch faster. So both are shown: with freed
-memory given back at once, which is what a run holds, and as it is by default.
+The projection is the plan's sum. The peak is the system's own count of resident memory (VmHWM) over the whole life of
+the process, libraries included, so no sample is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import threading
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chunkinfer.storage.store import CACHE_BYTES
-
-BLOCK, PATCH, HALO, CHUNK = 128, 66, 1, 16
-
-BLOCKS = 6
-"""That each thread computes, one after the other: an allocator comes to keep more than the first one left."""
-
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_ARENA_MAX": "1"}
-"""glibc returns freed arrays to the system at once: what is resident is what the run holds."""
-
-
-def make_volume(path: Path, side: int) -> None:
-    """A uint8 zarr of ``side``^3 voxels, written a slab at a time."""
-    import zarr
-
-    rng = np.random.default_rng(0)
-    slab = rng.integers(0, 8, (BLOCK, side, side)).astype(np.uint8)
-    array = zarr.create_array(
-        path,
-        shape=(side,) * 3,
-        dtype="uint8",
-        chunks=(CHUNK,) * 3,
-        shards=(BLOCK,) * 3,
-        dimension_names=["z", "y", "x"],
-    )
-    for z in range(0, side, BLOCK):
-        array[z : z + BLOCK] = np.roll(slab, z, axis=2)[: side - z]
+CASES: list[dict[str, Any]] = [
+    {"net": "conv", "shape": [384] * 3, "settings": {"patch": 66, "block": 128}},
+    {"net": "conv", "shape": [256] * 3, "settings": {"patch": 130, "block": 128}},
+    {"net": "conv", "shape": [256] * 3, "settings": {"patch": 130, "block": 128, "dtype": "uint8"}},
+    {"net": "unet4", "shape": [128] * 3, "settings": {"patch": 64, "overlap": 16, "block": 96}},
+    {"net": "unet8", "shape": [144] * 3, "settings": {"patch": 96, "block": 48}},
+    {"net": "unet8", "shape": [144] * 3, "settings": {"patch": 96, "dtype": "uint8"}},
+    {"net": "unet8", "shape": [144] * 3, "settings": {"patch": 96, "slots": 2, "threads": 2}},
+    {"net": "unet8", "shape": [144] * 3, "settings": {"patch": 96, "slots": 5}},
+    {"net": "unet4", "shape": [128] * 3, "settings": {"patch": 64, "overlap": 8, "batch": 4, "block": 64}},
+    {"net": "unet12", "shape": [144] * 3, "settings": {"patch": 80, "overlap": 16, "block": 128}},
+    {"net": "unet8", "shape": [144] * 3, "settings": {"patch": 112, "slots": 1}},
+    {"net": "unet16", "shape": [160, 144, 144], "settings": {"patch": 128}},
+    {"net": "valid", "shape": [176] * 3, "settings": {"patch": 80, "dtype": "float16"}},
+    {"net": "normed", "shape": [128, 256, 256], "settings": {"patch": [32, 128, 128], "overlap": [8, 32, 32]}},
+    {"net": "flat", "shape": [1024] * 2, "settings": {"patch": 512}},
+]
+"""Networks, patches, blocks, dtypes and slots."""
 
 
-def resident(name: str) -> int:
-    """Bytes of a line of /proc/self/status: VmRSS now, VmHWM at the peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {name}: this benchmark needs Linux")
-
-
-def reset_peak() -> int:
-    """Forget the peak so far; returns what is resident."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident("VmRSS")
-
-
-def prepare(volume: str) -> tuple[Any, dict[str, int]]:
-    """Import everything, load the model, make the lazy result; returns it with the terms of the sum."""
-    import distributed  # noqa: F401  part of the baseline
+def network(name: str) -> Any:
+    """A network with random weights."""
     import torch
-
-    import chunkinfer as ci
+    from torch import nn
 
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv3d(1, 1, 2 * HALO + 1, padding=HALO), torch.nn.Sigmoid()).eval()
-    # A voxel's worth of the same work: some modules, and torch's machine code, are only loaded when they are needed.
-    with tempfile.TemporaryDirectory() as folder:
-        ci.save(ci.infer(np.zeros((8, 8, 8), np.uint8), model), f"{folder}/tiny.zarr", progress=False)
-    opened = ci.open_volume(volume)
-    settings: dict[str, Any] = {"block": BLOCK, "patch": PATCH}
-    plan = ci.plan(opened, model, **settings)
-    result = ci.infer(opened, model, **settings)
-    terms = {
-        "volume": prod(plan.lattice.shape),
-        "slots": plan.kernels + 1,
-        "input": (BLOCK + 2 * HALO) ** 3,
-        "output": BLOCK**3 * np.dtype(plan.dtype).itemsize,
-        "model": plan.model_bytes,
-        "kernels": plan.kernels,
-    }
-    return result, terms
-
-
-def measure_run(volume: str, output: str) -> dict[str, int]:
-    """The terms, and by how much a run's peak is above the baseline."""
-    import chunkinfer as ci
-    from chunkinfer.blockwise import client_for
-
-    result, terms = prepare(volume)
-    with client_for(None, terms["kernels"]) as client:
-        baseline = reset_peak()
-        report = ci.save(result, output, client=client, progress=False)
-        return {**terms, "blocks": report.blocks, "baseline": baseline, "peak": resident("VmHWM") - baseline}
-
-
-def measure_kernels(volume: str) -> dict[str, int]:
-    """Activations: the growth at the peak while the threads of a run compute a block each, less the blocks."""
-    result, terms = prepare(volume)
-    from chunkinfer.blockwise import networks_of
-
-    (network,) = [p.open() for p in networks_of(result.data.dask)]
-    out = network.grid.box(tuple(min(1, n - 1) for n in network.grid.counts))
-    seen = network.job.lattice.seen(out)
-    data = np.random.default_rng(0).integers(0, 8, (1, *seen.shape)).astype(np.uint8)
-    together = threading.Barrier(terms["slots"])
-
-    def compute() -> None:
-        for _ in range(BLOCKS):
-            together.wait()
-            network(data, seen, out)  # waits for a place on the device itself
-
-    threads = [threading.Thread(target=compute) for _ in range(terms["slots"])]
-    baseline = reset_peak()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {"activations": resident("VmHWM") - baseline - terms["kernels"] * terms["output"]}
-
-
-def measure(volume: Path, kept: bool) -> dict[str, int]:
-    """All numbers, in bytes, from two fresh processes.
-
-    Parameters
-    ----------
-    volume
-        Where it is; the output goes beside it.
-    kept
-        Whether their allocator may keep what was freed, as it does by default.
-    """
-    found: dict[str, int] = {}
-    for arguments in (["kernels", volume], ["run", volume, volume.with_name(f"output-{kept}.zarr")]):
-        command = [sys.executable, __file__, "--inside", *map(str, arguments)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({} if kept else GIVE_BACK)
-        inside = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-        found |= json.loads(inside.stdout)
-    block = found["input"] + found["output"]
-    found["cache"], found["stored"] = CACHE_BYTES, found["output"]  # random values compress to nine tenths
-    found["bound"] = (found["slots"] + 1) * block + sum(
-        found[name] for name in ("model", "activations", "cache", "stored")
+    if name == "conv":
+        return nn.Sequential(nn.Conv3d(1, 1, 3, padding=1), nn.Sigmoid()).eval()
+    if name == "valid":
+        widths = [1, 16, 32, 32, 8]
+        convs = [nn.Sequential(nn.Conv3d(a, b, 5), nn.ReLU()) for a, b in pairwise(widths)]
+        return nn.Sequential(*convs, nn.Sigmoid()).eval()
+    norm3: Any = nn.InstanceNorm3d if name == "normed" else nn.BatchNorm3d
+    conv, norm, pool, up = (
+        (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ConvTranspose2d)
+        if name == "flat"
+        else (nn.Conv3d, norm3, nn.MaxPool3d, nn.ConvTranspose3d)
     )
-    found["times"] = found["volume"] // (found["slots"] * block)
-    return found
+    width = {"unet4": 4, "unet8": 8, "unet12": 12, "unet16": 16, "normed": 8, "flat": 32}[name]
+
+    def twice(a: int, b: int) -> Any:
+        layers = [(conv(i, b, 3, padding=1), norm(b), nn.ReLU()) for i in (a, b)]
+        return nn.Sequential(*(layer for group in layers for layer in group))
+
+    class UNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            w = [width, 2 * width, 4 * width]
+            self.down = nn.ModuleList([twice(1, w[0]), twice(w[0], w[1]), twice(w[1], w[2])])
+            self.pool = pool(2)
+            self.lift = nn.ModuleList([up(w[1], w[0], 2, 2), up(w[2], w[1], 2, 2)])
+            self.up = nn.ModuleList([twice(2 * w[0], w[0]), twice(2 * w[1], w[1])])
+            self.head = conv(w[0], 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            a = self.down[0](x)
+            b = self.down[1](self.pool(a))
+            x = self.down[2](self.pool(b))
+            x = self.up[1](torch.cat([b, self.lift[1](x)], 1))
+            return torch.sigmoid(self.head(self.up[0](torch.cat([a, self.lift[0](x)], 1))))
+
+    return UNet().eval()
+
+
+def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Plan and run a case in this process."""
+    import zarr
+
+    import chunkinfer as ci
+
+    shape = case["shape"]
+    source = zarr.create_array(
+        folder / "in.zarr",
+        shape=shape,
+        dtype="uint8",
+        chunks=(64,) * len(shape),
+        dimension_names=list("zyx"[-len(shape) :]),
+    )
+    rng = np.random.default_rng(0)
+    for z in range(0, shape[0], 64):
+        part = source[z : z + 64].shape
+        source[z : z + 64] = rng.integers(0, 255, part, dtype=np.uint8)
+    volume, model = ci.open_volume(folder / "in.zarr"), network(case["net"])
+    plan = ci.plan(volume, model, **case["settings"])
+    report = ci.save(ci.infer(volume, model, **case["settings"]), folder / "out.zarr", progress=False)
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return {
+        "patch": plan.lattice.patch,
+        "block": plan.block,
+        "slots": plan.slots,
+        "kernels": plan.kernels,
+        "dtype": plan.dtype,
+        "blocks": report.blocks,
+        "projected": sum(size for _, size in plan.memory()),
+        "terms": dict(plan.memory()),
+        "peak": int(peak.split()[1]) * 1024,
+        "volume": prod(shape),
+        "seconds": report.seconds,
+    }
+
+
+def measure(number: int) -> dict[str, Any]:
+    """A case in a fresh process, on a fresh volume."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--inside", str(number), folder]
+        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        return dict(json.loads(found.stdout))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=864, help="voxels along each axis of the volume")
-    parser.add_argument("--json", action="store_true", help="print the numbers for a program")
-    parser.add_argument("--inside", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--only", type=int, nargs="+", default=list(range(len(CASES))), help="numbers of cases")
+    parser.add_argument("--json", action="store_true", help="print the numbers for a program, a line a case")
+    parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        what, *arguments = options.inside
-        json.dump(measure_kernels(*arguments) if what == "kernels" else measure_run(*arguments), sys.stdout)
+        number, folder = options.inside
+        json.dump(run(CASES[int(number)], Path(folder)), sys.stdout)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        volume = Path(folder) / "volume.zarr"
-        make_volume(volume, options.side)
-        given_back = measure(volume, kept=False)
+    ratios = []
+    if not options.json:
+        print("| network | patch | block | slots | kernels | dtype | blocks | projected, MB | peak, MB | ratio |")
+        print("|---|---|---|---|---|---|---|---|---|---|")
+    for number in options.only:
+        found = measure(number)
+        ratios.append(found["projected"] / found["peak"])
         if options.json:
-            json.dump(given_back, sys.stdout)
-            return
-        kept = measure(volume, kept=True)
-    print(f"{kept['blocks']} blocks; the volume is {kept['times']} times what {kept['slots']} blocks in flight hold\n")
-    print("| MB | freed memory given back | kept by the allocator |\n|---|---|---|")
-    for name in ("volume", "input", "output", "model", "activations", "cache", "stored", "bound", "peak"):
-        print(f"| {name} | {given_back[name] / 1e6:.1f} | {kept[name] / 1e6:.1f} |")
+            print(json.dumps(found), flush=True)
+            continue
+        patch, block = (" x ".join(map(str, found[name])) for name in ("patch", "block"))
+        print(
+            f"| {CASES[number]['net']} | {patch} | {block} | {found['slots']} | {found['kernels']} | {found['dtype']} "
+            f"| {found['blocks']} | {found['projected'] / 1e6:.0f} | {found['peak'] / 1e6:.0f} | {ratios[-1]:.2f} |",
+            flush=True,
+        )
+    if not options.json:
+        print(f"\nProjected / peak: {min(ratios):.2f} to {max(ratios):.2f}.")
 
 
 if __name__ == "__main__":

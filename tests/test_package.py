@@ -26,13 +26,15 @@ def fresh(code: str) -> str:
 
 
 def test_public_names() -> None:
-    assert ci.__all__ == ["Plan", "RunReport", "__version__", "errors", "infer", "open_volume", "plan", "save"]
+    nouns = ["AuditReport", "Plan", "Prices", "ReceptiveField", "RunReport", "TilingErrors", "__version__"]
+    verbs = ["audit", "errors", "infer", "open_volume", "plan", "receptive_field", "save", "tiling_error"]
+    assert ci.__all__ == nouns + verbs
     assert all(hasattr(ci, name) for name in ci.__all__)
     with pytest.raises(AttributeError, match="open_volume"):
         ci.opne_volume  # noqa: B018 - reading the name is the test
 
 
-@pytest.mark.parametrize("first", ["infer", "plan", "save", "open_volume"])
+@pytest.mark.parametrize("first", ["infer", "plan", "save", "open_volume", "audit", "receptive_field"])
 def test_verbs_are_verbs_whatever_is_used_first(first: str) -> None:
     assert fresh(f"import chunkinfer as ci; ci.{first}; print(callable(ci.infer), callable(ci.save))") == "True True"
 
@@ -70,20 +72,25 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     dims = {2: torch.export.Dim("z"), 3: torch.export.Dim("y"), 4: torch.export.Dim("x")}
     torch.export.save(torch.export.export(net, (x,), dynamic_shapes=(dims,)), tmp_path / "unet.pt2")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
 def test_readme_runs(at_home: Path) -> None:
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     names: dict[str, object] = {"model": "unet.pt2"}
     for block in blocks:
         if (
             "tcp://scheduler" in block
         ):  # a cluster with GPUs and a bucket, which tests/distributed and storage stand for
             continue
-        exec(block.replace("(20, 256, 256)", "(20, 64, 64)").replace("(4, 64, 64)", "(4, 16, 16)"), names)
+        for large, small in (
+            ("(20, 256, 256)", "(20, 64, 64)"), ("(4, 64, 64)", "(4, 16, 16)"), ("volume[:128, :256, :256]", "volume"),
+        ):  # fmt: skip
+            block = block.replace(large, small)
+        exec(block, names)
     assert ci.open_volume("affinities.zarr").sizes == {"c": 3, "z": 24, "y": 70, "x": 70}
 
 
@@ -94,10 +101,11 @@ def test_readme_commands_run(at_home: Path) -> None:
 
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^    chunkinfer (.*)$", text, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 6
     for command in commands:
+        command = command.partition("#")[0]
         words = command.replace("s3://bucket/em.precomputed", "em.zarr").replace("20,256,256", "20,64,64")
-        result = CliRunner().invoke(main, words.replace("4,64,64", "4,16,16").split(), catch_exceptions=False)
+        result = CliRunner().invoke(main, words.replace("4,64,64", "4,16,16"), catch_exceptions=False)
         assert result.exit_code == 0, result.output
     assert "4" in result.output
     assert ci.open_volume("affinities.precomputed").dtype == np.uint8

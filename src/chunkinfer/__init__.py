@@ -14,9 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chunkinfer import errors as errors
+    from chunkinfer.checking.audit import audit as audit
+    from chunkinfer.checking.audit_report import AuditReport as AuditReport
+    from chunkinfer.checking.tiling_error import TilingErrors as TilingErrors
+    from chunkinfer.checking.tiling_error import tiling_error as tiling_error
     from chunkinfer.inference import infer as infer
     from chunkinfer.inference import plan as plan
+    from chunkinfer.models import ReceptiveField as ReceptiveField
+    from chunkinfer.models import receptive_field as receptive_field
     from chunkinfer.planning import Plan as Plan
+    from chunkinfer.planning import Prices as Prices
     from chunkinfer.reports import RunReport as RunReport
     from chunkinfer.saving import save as save
     from chunkinfer.volume import open_volume as open_volume
@@ -24,16 +31,39 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AuditReport": "chunkinfer.checking.audit_report",
     "Plan": "chunkinfer.planning",
+    "Prices": "chunkinfer.planning",
+    "ReceptiveField": "chunkinfer.models",
     "RunReport": "chunkinfer.reports",
+    "TilingErrors": "chunkinfer.checking.tiling_error",
+    "audit": "chunkinfer.checking.audit",
     "errors": "chunkinfer.errors",
     "infer": "chunkinfer.inference",
     "open_volume": "chunkinfer.volume",
     "plan": "chunkinfer.inference",
+    "receptive_field": "chunkinfer.models",
     "save": "chunkinfer.saving",
+    "tiling_error": "chunkinfer.checking.tiling_error",
 }
 
-__all__ = ["Plan", "RunReport", "__version__", "errors", "infer", "open_volume", "plan", "save"]
+__all__ = [
+    "AuditReport",
+    "Plan",
+    "Prices",
+    "ReceptiveField",
+    "RunReport",
+    "TilingErrors",
+    "__version__",
+    "audit",
+    "errors",
+    "infer",
+    "open_volume",
+    "plan",
+    "receptive_field",
+    "save",
+    "tiling_error",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -70,6 +70,10 @@ INFERENCE = _options(
     click.option("--precision", help="fp32, bf16 or fp16."),
     click.option("--device", help="cpu or cuda."),
     click.option("--threads", type=int, help="Intra-op threads of a kernel on a CPU."),
+    click.option("--memory", help='Of a worker process, such as "16 GiB": patch and block are chosen to fit.'),
+    click.option("--slots", type=int, help="Blocks in flight in one process."),
+    click.option("--max-block-minutes", type=float, help="The longest that a block should take; needs --calibrate."),
+    click.option("--calibrate", is_flag=True, help="Measure, for a minute at most, which patch and batch is fastest."),
 )
 
 
@@ -112,11 +116,54 @@ def infer(src: str, dst: str, scheduler: str | None, **given: Any) -> None:
 @click.argument("src")
 @SOURCE
 @INFERENCE
-def plan(src: str, **given: Any) -> None:
+@click.option("--workers", type=int, default=1, help="Worker processes, for time and cost.")
+@click.option("--price-per-hour", type=float, help="Of one worker.")
+@click.option("--price-per-read", type=float, help="Of one request to the store.")
+@click.option("--price-per-write", type=float, help="Of one object written.")
+@click.option("--price-per-gib", type=float, help="Of a GiB read, where it leaves its region.")
+def plan(src: str, workers: int, **given: Any) -> None:
     """Show the numbers of a run before it runs."""
     import chunkinfer as ci
 
-    click.echo(ci.plan(_open(src, given), **_inference(given)))
+    names = {"hour": "worker_hour", "read": "read_request", "write": "write_request", "gib": "egress_gib"}
+    asked = {name: given.pop(f"price_per_{word}") for word, name in names.items()}
+    prices = {name: price for name, price in asked.items() if price is not None}
+    click.echo(ci.plan(_open(src, given), **_inference(given), workers=workers, prices=prices or None))
+
+
+@main.command()
+@click.argument("model")
+@click.option("--channels", type=int, help="Input channels, where the file does not tell.")
+@click.option("--ndim", type=int, help="Spatial axes, where the file does not tell.")
+@click.option("--verify", is_flag=True, help="Check by running it on NaN: independent, and slower.")
+def field(model: str, **given: Any) -> None:
+    """Show what the network in the file MODEL reads around each output voxel, and which sizes it takes."""
+    import chunkinfer as ci
+
+    click.echo(ci.receptive_field(model, **given))
+
+
+@main.command()
+@click.argument("output")
+@click.argument("volume")
+@SOURCE
+@click.option("--model", required=True, help="TorchScript or torch.export (.pt2) file; it is code that you trust.")
+@click.option("--samples", type=int, default=64, help="Boxes at random; a quarter as many at seams and at faces.")
+@click.option("--tolerance", type=float, help="Largest difference that is none; round-off without it.")
+@click.option("--seed", type=int, default=0, help="Of the random boxes.")
+@click.option("--scan/--no-scan", default=None, help="Read the whole output once; by default up to 8 GiB.")
+@click.option("--device", help="cpu or cuda.")
+def audit(output: str, volume: str, **given: Any) -> None:
+    """Compare what is stored at OUTPUT with what the network gives on the volume at VOLUME.
+
+    Ends with code 2 if anything is found.
+    """
+    import chunkinfer as ci
+
+    report = ci.audit(output, _open(volume, given), **_inference(given))
+    click.echo(report)
+    if not report.ok:
+        sys.exit(2)
 
 
 @main.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
@@ -22,11 +22,23 @@ from chunkinfer.blockwise import (
     infer_reading,
     must_exchange,
     origin_of,
+    room_of,
 )
 from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
 from chunkinfer.kernel import Job, Normalize, resolve_device, resolve_normalize
 from chunkinfer.models import Model, open_model
-from chunkinfer.planning import PRECISIONS, PerAxis, Plan, Wishes, grid_for_exchange, make_plan
+from chunkinfer.planning import (
+    PRECISIONS,
+    PerAxis,
+    Place,
+    Plan,
+    Prices,
+    Stored,
+    Wishes,
+    grid_for_exchange,
+    make_plan,
+    positive,
+)
 from chunkinfer.storage import Source
 from chunkinfer.volume import Volume, as_volume
 
@@ -50,6 +62,10 @@ class Settings(TypedDict, total=False):
     precision: str | None
     device: str | None
     threads: int | None
+    memory: int | str | None
+    slots: int | None
+    max_block_minutes: float | None
+    calibrate: bool
     exchange: bool | None
 
 
@@ -72,6 +88,10 @@ def infer(
     precision: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    memory: int | str | None = None,
+    slots: int | None = None,
+    max_block_minutes: float | None = None,
+    calibrate: bool = False,
     exchange: bool | None = None,
 ) -> xr.DataArray | da.Array:
     """Run a network over a volume: lazy, and equal to ``model(volume)`` however it is cut.
@@ -113,6 +133,17 @@ def infer(
         "cpu" or "cuda"; by default CUDA where this machine has it.
     threads
         Intra-op threads of one kernel on a CPU, 1 by default: several kernels run side by side instead.
+    memory
+        Bytes that one worker process may take, or a text such as "16 GiB": patch and block are chosen to fit. By
+        default they are chosen by constants, the same on every machine, and running is refused where workers are known
+        to have less memory than the plan's sum.
+    slots
+        Blocks in flight in one process; by default one more than its kernels, and two per GPU.
+    max_block_minutes
+        The longest that a block should take, because a preempted block is lost work; needs ``calibrate``.
+    calibrate
+        Choose patch, batch and block by measuring, for a minute at most, what gives the most useful voxels per second
+        on this machine; remembered for this model and device.
     exchange
         False: each block reads its own haloed box of the volume. True: blocks exchange halos through
         ``da.map_overlap``. By default halos are exchanged where the volume is in the memory of workers already or is
@@ -130,24 +161,44 @@ def infer(
     ModelError, PlanError, VolumeError, DeviceError
         The network, a number or the volume does not fit.
     """
-    wishes = Wishes(patch, overlap, halo, block, window, batch, dtype, precision, threads, device, normalize)
+    wishes = Wishes(
+        patch, overlap, halo, block, window, batch, dtype, precision, threads, device, normalize, memory, slots,
+        max_block_minutes, calibrate,
+    )  # fmt: skip
     return _Inference.prepare(volume, model, wishes, exchange).result()
 
 
-def plan(volume: Any, model: Any, **arguments: Any) -> Plan:
+def plan(
+    volume: Any,
+    model: Any,
+    *,
+    workers: int = 1,
+    prices: Prices | Mapping[str, float] | None = None,
+    **arguments: Any,
+) -> Plan:
     """The numbers of a run before it runs; takes what `infer` takes.
+
+    Parameters
+    ----------
+    volume, model, **arguments
+        As for `infer`. With ``calibrate=True``, speed, time and cost are measured and not left out.
+    workers
+        Worker processes, for time and cost.
+    prices
+        A mapping with any of "worker_hour", "read_request", "write_request" and "egress_gib", in one currency.
 
     Returns
     -------
     Plan
-        With a text and an HTML repr.
+        With a text and an HTML repr. A plan that does not fit into memory says so; only running it is refused.
     """
     arguments.pop("exchange", None)
     if unknown := sorted(set(arguments) - set(Wishes.__dataclass_fields__)):
         raise TypeError(
             f"plan() and infer() take no argument {unknown[0]!r}; they take {', '.join(Wishes.__dataclass_fields__)}"
         )
-    return _Inference.prepare(volume, model, Wishes(**arguments), None).plan
+    made = _Inference.prepare(volume, model, Wishes(**arguments), None).plan
+    return replace(made, workers=positive("workers", workers), prices=Prices.of(prices))
 
 
 @dataclass(frozen=True)
@@ -174,17 +225,18 @@ class _Inference:
                 ["infer(volume.isel(t=0), model)", "xarray.concat([infer(volume.isel(t=t), model) for t in ...], 't')"],
             )
         normalize = resolve_normalize(wishes.normalize, volume.array.dtype)
-        space = len(volume.frame.space)
+        device = resolve_device(wishes.device)
         resolved = make_plan(
             wishes,
             axes=volume.frame.space,
             shape=volume.space_shape,
-            source_chunks=_chunks(volume)[-space:],
+            stored=_stored(volume),
             dtype_in=volume.array.dtype,
             model=opened,
             trace=trace,
             normalize=normalize,
-            device=resolve_device(wishes.device),
+            place=Place(device, *room_of(active_client(), device)),
+            read=lambda box: Reader(origin_of(volume.array), volume.channels)(box),
         )
         exchanging = must_exchange(volume.array) if exchange is None else exchange
         _check_device(resolved)
@@ -192,8 +244,8 @@ class _Inference:
 
     def settled(self, settings: Mapping[str, Any]) -> _Inference:
         """The same inference with settings frozen by an earlier run."""
-        names = set(Wishes.__dataclass_fields__) - {"normalize"}
-        wishes = Wishes(**{k: v for k, v in settings.items() if k in names}, normalize=self.wishes.normalize)
+        frozen = {k: v for k, v in settings.items() if k in Wishes.__dataclass_fields__ and k != "normalize"}
+        wishes = replace(self.wishes, **frozen, calibrate=False)
         fresh = _Inference.prepare(self._given(), self.model, wishes, self.exchange)
         return fresh
 
@@ -221,18 +273,22 @@ class _Inference:
         settings = plan.settings()
         token = tokenize(volume.array.name, volume.dims, plan.digest, self.trace.operations, settings, grid)
         about = {
-            "source": _describe(volume),
+            "source": describe_source(volume),
             "model": {"name": plan.model, "digest": plan.digest},
             "settings": settings,
+            "zone": [a.zone for a in plan.lattice.axes] if plan.lattice.exact else None,
             "asked": list(plan.asked),
             "plan": str(plan),
             "verdict": plan.verdict,
-            "kernels": plan.kernels,
+            "slots": plan.slots,
             "array": f"infer-{token}",
             "axes": list(plan.axes),
         }
         network = Payload(
-            f"network-{token}", Network(self.model, job, grid), about, rebuild=lambda s: self.settled(s).lazy()
+            f"network-{token}",
+            Network(self.model, job, grid, plan.misfit()),
+            about,
+            rebuild=lambda s: self.settled(s).lazy(),
         )
         if self.exchange:
             return infer_exchanging(volume.array, volume.channels, network, plan.halo, f"infer-{token}")
@@ -273,13 +329,20 @@ def _channels(volume: Volume) -> int:
     return volume.array.shape[volume.dims.index("c")] if volume.channels else 1
 
 
-def _chunks(volume: Volume) -> Sequence[int]:
-    """Voxels per chunk along each axis: the stored ones of a source, otherwise the largest lazy ones."""
+def _stored(volume: Volume) -> Stored:
+    """How a source is stored; of another volume, its largest lazy chunks."""
     origin = origin_of(volume.array)
-    return origin.chunks if isinstance(origin, Source) else [max(c) for c in volume.array.chunks]
+    whole: Sequence[int] = [max(c) for c in volume.array.chunks]
+    if isinstance(origin, Source):
+        whole = origin.chunks
+    space = len(volume.frame.space)
+    shards = None
+    if isinstance(origin, Source) and origin.shards != origin.chunks:
+        shards = origin.shards[-space:]
+    return Stored(tuple(whole[-space:]), shards, whole[volume.dims.index("c")] if volume.channels else 1)
 
 
-def _describe(volume: Volume) -> dict[str, Any]:
+def describe_source(volume: Volume) -> dict[str, Any]:
     """The source, as far as it can be named: for fingerprints and reports."""
     origin = origin_of(volume.array)
     if isinstance(origin, Source):

@@ -153,6 +153,8 @@ class _Run:
         header = None if overwrite else self.ledger.header()
         if header is not None:
             self._adopt(header)
+        for misfit in filter(None, (p.open().misfit for p in self.networks)):
+            raise misfit
         self.block = self._block()
         check_reads(None if self.fused else origin_of(self.array), self._grid().sample())
         layout = self._layout()
@@ -299,13 +301,13 @@ class _Run:
             plan=self.networks[0].about["plan"] if self.networks else "",
         )
         start, failures = time.perf_counter(), {}
-        kernels = max((p.about["kernels"] for p in self.networks), default=cores())
+        slots = max((p.about["slots"] for p in self.networks), default=cores() + 1)
         bar = Progress(sum(_voxels(grid, i) for i in todo), len(todo), progress)
         fresh: list[int] = []
         recorded = time.perf_counter()
         try:
             if todo:
-                with client_for(client, kernels) as active:
+                with client_for(client, slots) as active:
                     windows = Windows(self._tasks(grid), grid, active, whole=self._shares_upstream())
                     for outcome in windows.run(todo):
                         report.retried += outcome.tries - 1

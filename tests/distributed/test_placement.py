@@ -40,7 +40,7 @@ def test_kernels_run_one_at_a_time_where_a_gpu_is_declared(
     (gpu,) = [pid for pid, declared in pids(gpu_client).items() if declared.get("GPU")]
     assert {event.pid for event in ran} == {gpu}
     assert most_at_once(ran) == 1
-    assert len({event.thread for event in ran}) >= 2  # two blocks in flight: one computes, the other reads or writes
+    assert report.stages["wait"] > 0.3 * report.stages["compute"], "only one block was in flight at a time"
 
 
 def test_a_plain_compute_works_there_too(gpu_client: Client, stored: Stored, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from chunkinfer.blockwise.haloed import Network, infer_exchanging, infer_reading
 from chunkinfer.blockwise.ledger import Ledger, differences
 from chunkinfer.blockwise.payload import Payload, networks_of
-from chunkinfer.blockwise.placement import active_client, client_for, gpu_annotation
+from chunkinfer.blockwise.placement import active_client, client_for, gpu_annotation, room_of
 from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of, places_read
 from chunkinfer.blockwise.runner import Outcome, Windows
 from chunkinfer.blockwise.storing import Store, copy_blocks, store_blocks
@@ -29,5 +29,6 @@ __all__ = [
     "networks_of",
     "origin_of",
     "places_read",
+    "room_of",
     "store_blocks",
 ]

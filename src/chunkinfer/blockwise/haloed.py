@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from chunkinfer.blockwise.payload import Payload
 from chunkinfer.blockwise.stages import stage
+from chunkinfer.errors import PlanError
 from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.kernel import Job, cores, device_places, require_device, run_block
+from chunkinfer.kernel import Job, cores, kernel_threads, require_device, run_block
 from chunkinfer.models import Model
 
 
@@ -29,19 +31,23 @@ class Network:
     job: Job
     grid: BlockGrid
     """Blocks of the output over the spatial axes."""
+    misfit: PlanError | None = None
+    """Why this must not run: it takes more memory than there is."""
 
     def __call__(self, data: NDArray[Any], seen: Box, out: Box) -> NDArray[Any]:
         """Compute an output block from its haloed input; waits for a place on the process's device."""
+        if self.misfit is not None:
+            raise self.misfit
         require_device(self.job.device)
         run = self.model.network(self.job.device)
-        places = device_places(self.job.device, kernels_here(self.job))
+        threads = kernel_threads(self.job.device, kernels_here(self.job))
         with stage("wait"):
-            places.acquire()
+            threads.places.acquire()
         try:
             with stage("compute"):
-                return run_block(self.job, run, data, seen, out)
+                return threads.run(partial(run_block, self.job, run, data, seen, out))
         finally:
-            places.release()
+            threads.places.release()
 
 
 def kernels_here(job: Job) -> int:

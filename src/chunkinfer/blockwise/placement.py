@@ -27,11 +27,11 @@ def active_client() -> Any:
 
 
 @contextmanager
-def client_for(client: Any, kernels: int) -> Iterator[Any]:
+def client_for(client: Any, slots: int) -> Iterator[Any]:
     """The client to run on: the one given, the active one, or an in-process cluster for as long as the run takes.
 
-    The in-process cluster starts no process, so a script needs no main guard; it has one thread more than kernels, so
-    that a block is read or written while the others compute. dask's own status pages listen on loopback only.
+    The in-process cluster starts no process, so a script needs no main guard; it has a thread for each of ``slots``
+    blocks in flight. dask's own status pages listen on loopback only.
     """
     client = client or active_client()
     if client is not None:
@@ -43,7 +43,7 @@ def client_for(client: Any, kernels: int) -> Iterator[Any]:
         LocalCluster(
             processes=False,
             n_workers=1,
-            threads_per_worker=kernels + 1,
+            threads_per_worker=slots,
             memory_limit=0,
             dashboard_address="127.0.0.1:0",
             worker_dashboard_address="127.0.0.1:0",
@@ -80,3 +80,20 @@ def slots_of(client: Any, annotation: dict[str, Any]) -> int:
             threads = min(threads, int(gpus * SLOTS_PER_GPU))
         slots += threads
     return max(1, slots)
+
+
+def room_of(client: Any, device: str) -> tuple[int | None, int | None]:
+    """Blocks in flight and bytes of memory of one worker process, the smallest one where they differ.
+
+    Without a client, of this process: its memory is what the machine, or its container, has.
+    """
+    from distributed.system import MEMORY_LIMIT
+
+    if client is None:
+        return (SLOTS_PER_GPU if device == "cuda" else None), int(MEMORY_LIMIT)
+    workers = workers_of(client).values()
+    slots = max((int(w["nthreads"]) for w in workers), default=None)
+    if device == "cuda":
+        slots = SLOTS_PER_GPU
+    limits = [int(w["memory_limit"]) for w in workers if w["memory_limit"]]
+    return slots, min(limits, default=None)

@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from numpy.typing import NDArray
 
 from chunkinfer.errors import DeviceError
+from chunkinfer.kernel.allocator import give_back
 
-_places: dict[tuple[str, int], threading.BoundedSemaphore] = {}
+Array = NDArray[Any]
+
+_threads: dict[tuple[str, int], KernelThreads] = {}
 _lock = threading.Lock()
+
+
+class KernelThreads:
+    """The threads of this process in which kernels run: whoever holds a place has one, others wait, whatever the
+    threads of the worker.
+
+    Kernels have threads of their own because an allocator keeps what each thread freed: with as many as there are
+    blocks in flight, the ones that read and write would keep the memory of a kernel too.
+    """
+
+    def __init__(self, kernels: int) -> None:
+        self.places = threading.BoundedSemaphore(kernels)
+        self._pool = ThreadPoolExecutor(kernels, "chunkinfer-kernel")
+
+    def run(self, kernel: Callable[[], Array]) -> Array:
+        """Run a kernel in one of the threads; the caller holds a place."""
+        try:
+            return self._pool.submit(kernel).result()
+        finally:
+            give_back()
 
 
 def cores() -> int:
@@ -50,11 +78,13 @@ def require_device(device: str) -> None:
         )
 
 
-def device_places(device: str, kernels: int) -> threading.BoundedSemaphore:
-    """The places on this process's device: whoever holds one of ``kernels`` may run, others wait, whatever the threads
-    of the worker."""
+def kernel_threads(device: str, kernels: int) -> KernelThreads:
+    """The threads of this process's device, for ``kernels`` kernels at a time."""
     with _lock:
-        return _places.setdefault((device, kernels), threading.BoundedSemaphore(kernels))
+        key = (device, kernels)
+        if key not in _threads:
+            _threads[key] = KernelThreads(kernels)
+        return _threads[key]
 
 
 def set_threads(threads: int) -> None:

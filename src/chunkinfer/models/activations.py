@@ -1,8 +1,12 @@
-"""Memory of a forward pass, without running it."""
+"""Memory and arithmetic of a forward pass, without running it."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,11 +16,22 @@ PROBE = 48
 """Extent, in voxels per axis, at which a network that cannot run without data is measured and extrapolated."""
 
 
-def activation_bytes(module: torch.nn.Module, channels: int, patch: tuple[int, ...], dtype: str) -> int:
-    """Peak bytes of the tensors that are alive at one time in a forward pass of one patch, input included.
+@dataclass(frozen=True)
+class ForwardPass:
+    """What one forward pass of one patch takes."""
 
-    The module runs on meta tensors, which have sizes and no data, so this takes milliseconds at any patch size. What
-    a convolution needs as workspace while it runs is not in it.
+    tensors: int
+    """Peak bytes of the tensors that are alive at one time, input included."""
+    peak: int
+    """The same with the workspace of convolutions on a CPU: copies in the layout of their kernels."""
+    flops: int
+    """Floating-point operations of convolutions and matrix products; a multiplication and an addition count as two."""
+
+
+def forward_pass(module: torch.nn.Module, channels: int, patch: Sequence[int], dtype: str) -> ForwardPass:
+    """Follow the sizes of all tensors through a forward pass.
+
+    The module runs on meta tensors, which have sizes and no data, so this takes milliseconds at any patch size.
 
     Parameters
     ----------
@@ -35,21 +50,29 @@ def activation_bytes(module: torch.nn.Module, channels: int, patch: tuple[int, .
 
     subject = next(subjects(module, channels, getattr(torch, dtype)))
     if subject.is_free:
-        return _peak(subject.module, (1, channels, *patch), dtype, "meta")
+        return _follow(subject.module, (1, channels, *patch), dtype, "meta")
     small = tuple(min(n, PROBE) for n in patch)
-    voxels = torch.Size(patch).numel() / torch.Size(small).numel()
-    return int(_peak(subject.module, (1, channels, *small), dtype, "cpu") * voxels)
+    found = _follow(subject.module, (1, channels, *small), dtype, "cpu")
+    times = prod(patch) / prod(small)
+    return ForwardPass(*(int(times * n) for n in (found.tensors, found.peak, found.flops)))
 
 
-def _peak(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device: str) -> int:
+def activation_bytes(module: torch.nn.Module, channels: int, patch: Sequence[int], dtype: str) -> int:
+    """Peak bytes of the tensors that are alive at one time in a forward pass of one patch, input included."""
+    return forward_pass(module, channels, patch, dtype).tensors
+
+
+def _follow(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device: str) -> ForwardPass:
     import torch
     from torch.utils import _pytree as pytree
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import FlopCounterMode
 
     weights = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+    convolution = torch.ops.aten.convolution.default
 
     class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        now = peak = 0
+        now = tensors = peak = 0
 
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
@@ -61,6 +84,7 @@ def _peak(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device: s
                 return
             self.seen.add(key)
             self.now += storage.nbytes()
+            self.tensors = max(self.tensors, self.now)
             self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self.died, key, storage.nbytes())
 
@@ -70,12 +94,78 @@ def _peak(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device: s
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
+            if func is convolution:
+                during, after = _workspace(args, result)
+                self.peak = max(self.peak, self.now + during, self.now + after + result.nbytes)
             for leaf in pytree.tree_leaves(result):
                 if isinstance(leaf, torch.Tensor):
                     self.born(leaf)
             return result
 
-    alive = Alive()
-    with torch.no_grad(), alive:
+    alive, counted = Alive(), FlopCounterMode(display=False)
+    with torch.no_grad(), counted, alive:
         module(torch.zeros(shape, dtype=getattr(torch, dtype), device=device))
-    return alive.peak
+    return ForwardPass(alive.tensors, alive.peak, counted.get_total_flops())
+
+
+def _workspace(args: Sequence[Any], result: torch.Tensor) -> tuple[int, int]:
+    """Bytes that a convolution on a CPU holds beside its input: while it computes, and while its result is copied out.
+
+    torch's own kernels unfold the input into columns; oneDNN's read and write blocked copies, whose channels are padded
+    to whole vector registers (inputs of fewer channels are read as they are). The second number leaves out the result.
+    """
+    x, weight, _, stride, padding, dilation, transposed, output_padding, groups = args
+    backend = _backend(
+        tuple(x.shape), tuple(weight.shape), x.dtype, tuple(stride), tuple(padding), tuple(dilation), bool(transposed),
+        tuple(output_padding), int(groups),
+    )  # fmt: skip
+    size = x.element_size()
+    if "Slow" in backend and not transposed:
+        taps = weight[0].numel()
+        columns = taps * result[:, 0].numel() * size if weight[0, 0].numel() > 1 else 0
+        return result.nbytes + columns, columns
+    if "Mkldnn" not in backend:
+        return 0, 0
+    if transposed:
+        return x.nbytes + result.nbytes, result.nbytes
+    vector = _vector_bytes() // size
+    blocked_in = 0 if x.shape[1] < vector and groups == 1 else _padded(x, vector)
+    blocked_out = _padded(result, vector)
+    return blocked_in + blocked_out, blocked_out
+
+
+def _padded(tensor: torch.Tensor, vector: int) -> int:
+    channels = -(-tensor.shape[1] // vector) * vector
+    return tensor.nbytes // tensor.shape[1] * channels
+
+
+@cache
+def _backend(
+    shape: tuple[int, ...],
+    weight: tuple[int, ...],
+    dtype: torch.dtype,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    transposed: bool,
+    output_padding: tuple[int, ...],
+    groups: int,
+) -> str:
+    """The name of the implementation that torch would take on a CPU, asked with tensors that have no data."""
+    import torch
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        x, w = torch.empty(shape, dtype=dtype), torch.empty(weight, dtype=dtype)
+        return str(
+            torch._C._select_conv_backend(
+                x, w, None, list(stride), list(padding), list(dilation), transposed, list(output_padding), groups
+            )
+        )
+
+
+@cache
+def _vector_bytes() -> int:
+    import torch
+
+    return 64 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 32

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -17,13 +17,16 @@ from chunkinfer.models import torch_models as adapter
 if TYPE_CHECKING:
     import torch
 
+    from chunkinfer.models.network import Network
     from chunkinfer.models.trace import Trace
 
 KEPT_OPEN = 4
 """Networks that a process keeps open; the least recently used one is closed first."""
 
 _open: OrderedDict[tuple[str, str], torch.nn.Module] = OrderedDict()
-_traces: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, int, int], Trace]] = WeakKeyDictionary()
+_traces: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, int, int, tuple[int, ...] | None], Trace]] = (
+    WeakKeyDictionary()
+)
 _lock = threading.Lock()
 
 
@@ -91,17 +94,43 @@ class Model:
         module = self.module_on("cpu")
         return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
-    def trace(self, channels: int, ndim: int) -> Trace:
-        """The network's contract on every axis; see `chunkinfer.models.trace.trace`. Remembered with the module."""
+    def arrays(self, channels: int, ndim: int) -> Network:
+        """The network as a function of numpy arrays, on the CPU."""
         import torch
 
+        from chunkinfer.models.network import Array, Network
+
+        run = self.network("cpu")
+
+        def on_arrays(x: Array) -> Array:
+            with torch.no_grad():
+                found: Array = run(torch.from_numpy(x.copy())).numpy(force=True)
+            return found
+
+        return Network(self.name, on_arrays, channels, ndim, self.compute_dtype())
+
+    def trace(self, channels: int, ndim: int, size: tuple[int, ...] | None = None) -> Trace:
+        """The network's contract on every axis; see `chunkinfer.models.trace.trace`. Remembered with the module.
+
+        A module that the tracer refuses may state its contract itself, in an attribute ``tiling_contract``; it is
+        believed after a check.
+        """
+        import torch
+
+        from chunkinfer.models.declaring import confirm, contracts_of, declared_by
         from chunkinfer.models.trace import trace
 
         module = self.module_on("cpu")
         known = _traces.setdefault(module, {})
-        key = (self.digest, channels, ndim)
+        key = (self.digest, channels, ndim, size)
         if key not in known:
-            known[key] = trace(module, channels, ndim, dtype=getattr(torch, self.compute_dtype()))
+            found = trace(module, channels, ndim, dtype=getattr(torch, self.compute_dtype()), size=size)
+            if found.reasons and (declared := declared_by(module)) is not None:
+                axes = contracts_of(declared, ndim)
+                with torch.random.fork_rng(devices=[]):
+                    seen = confirm(self.arrays(channels, ndim), axes)
+                found = replace(found, axes=axes, reasons=(), declared=seen)
+            known[key] = found
         return known[key]
 
 

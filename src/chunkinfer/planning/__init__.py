@@ -1,15 +1,20 @@
 """A job's numbers: patch and block, memory as a sum, the plan."""
 
+from chunkinfer.planning.costs import Prices
 from chunkinfer.planning.forms import PerAxis, every_axis
 from chunkinfer.planning.layout import WORTH_A_TASK, choose_layout, copy_block
-from chunkinfer.planning.make import PRECISIONS, Wishes, grid_for_exchange, make_plan
-from chunkinfer.planning.plan import Plan, human_bytes
+from chunkinfer.planning.make import PRECISIONS, Place, Stored, Wishes, grid_for_exchange, make_plan, positive
+from chunkinfer.planning.plan import Plan
+from chunkinfer.planning.show import human_bytes
 
 __all__ = [
     "PRECISIONS",
     "WORTH_A_TASK",
     "PerAxis",
+    "Place",
     "Plan",
+    "Prices",
+    "Stored",
     "Wishes",
     "choose_layout",
     "copy_block",
@@ -17,4 +22,5 @@ __all__ = [
     "grid_for_exchange",
     "human_bytes",
     "make_plan",
+    "positive",
 ]

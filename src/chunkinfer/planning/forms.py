@@ -71,3 +71,26 @@ def per_axis(name: str, value: Any, axes: tuple[str, ...], least: int) -> tuple[
                 [example, f"leave {name}= out: the plan chooses"],
             )
     return tuple(None if v is None else int(v) for v in values)
+
+
+def byte_count(name: str, value: Any) -> int:
+    """Bytes from a number or a text such as "16 GiB".
+
+    Raises
+    ------
+    PlanError
+        It is neither, or not positive.
+    """
+    from dask.utils import parse_bytes
+
+    try:
+        found = int(parse_bytes(value)) if isinstance(value, str | int | float) and not isinstance(value, bool) else 0
+    except ValueError:
+        found = 0
+    if found <= 0:
+        raise PlanError(
+            f"{name}={value!r} is no amount of memory.",
+            "It is a number of bytes, or a text with a unit, for one worker process.",
+            [f'{name}="16 GiB"', f"leave {name}= out"],
+        )
+    return found

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import count
-from math import ceil, prod
+from math import ceil, inf, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chunkinfer.errors import ModelError, NotExact, PlanError
-from chunkinfer.geometry import AxisContract, BlockGrid, PatchLattice, blended_axis, round_up
-from chunkinfer.kernel import WINDOWS, Affine, Normalize, cores
+from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis, round_up
+from chunkinfer.kernel import WINDOWS, Affine, Job, Normalize, cores
 from chunkinfer.models import Model
-from chunkinfer.models.activations import activation_bytes
-from chunkinfer.planning.forms import PerAxis, per_axis
+from chunkinfer.models.activations import ForwardPass, forward_pass
+from chunkinfer.planning.calibration import Calibration
+from chunkinfer.planning.forms import PerAxis, byte_count, per_axis
+from chunkinfer.planning.layout import Layout, choose_layout
+from chunkinfer.planning.memory import LIBRARIES, kept
 from chunkinfer.planning.plan import Plan
-from chunkinfer.planning.search import choose_blended_patch, choose_block, choose_exact
+from chunkinfer.planning.search import Budget, choose_blended_patch, choose_block, exact_lattices
+from chunkinfer.storage.store import CACHE_BYTES
 
 if TYPE_CHECKING:
     from chunkinfer.models.trace import Reason, Trace
@@ -41,10 +46,39 @@ class Wishes:
     threads: int | None = None
     device: str | None = None
     normalize: Any = None
+    memory: int | str | None = None
+    slots: int | None = None
+    max_block_minutes: float | None = None
+    calibrate: bool = False
+
+    def memory_bytes(self) -> int | None:
+        """The memory of a worker process, in bytes; None where it was left open."""
+        return None if self.memory is None else byte_count("memory", self.memory)
 
     def asked(self) -> tuple[str, ...]:
         """Names of the arguments that were given."""
-        return tuple(name for name, value in vars(self).items() if value is not None)
+        return tuple(name for name, value in vars(self).items() if value not in (None, False))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the volume is stored: chunks and shards of its spatial axes, in voxels, and channels of a chunk."""
+
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None = None
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run will take place, as far as is known."""
+
+    device: str
+    """cpu or cuda."""
+    slots: int | None = None
+    """Blocks in flight in one process."""
+    memory: int | None = None
+    """Bytes of one process."""
 
 
 def make_plan(
@@ -52,12 +86,13 @@ def make_plan(
     *,
     axes: tuple[str, ...],
     shape: Sequence[int],
-    source_chunks: Sequence[int],
+    stored: Stored,
     dtype_in: np.dtype[Any],
     model: Model,
     trace: Trace,
     normalize: Normalize,
-    device: str,
+    place: Place,
+    read: Callable[[Box], Any],
 ) -> Plan:
     """Resolve every choice of a run.
 
@@ -65,14 +100,20 @@ def make_plan(
     ----------
     wishes
         What the caller asked for.
-    axes, shape, source_chunks
-        Names, voxels and chunk voxels of the volume's spatial axes.
+    axes, shape
+        Names and voxels of the volume's spatial axes.
+    stored
+        How the volume is stored.
     dtype_in
         dtype of the volume.
     model, trace
         The network and what was traced from it.
-    normalize, device
+    normalize
         Already resolved.
+    place
+        Where the run will take place.
+    read
+        Reads a box of the volume, for calibration.
 
     Raises
     ------
@@ -85,8 +126,11 @@ def make_plan(
     overlap = None if wishes.overlap is None else per_axis("overlap", wishes.overlap, axes, 0)
     halo = None if wishes.halo is None else per_axis("halo", wishes.halo, axes, 0)
     block = per_axis("block", wishes.block, axes, 1)
-    batch = _count("batch", wishes.batch)
     threads = _count("threads", wishes.threads)
+    slots = None if wishes.slots is None else positive("slots", wishes.slots)
+    kernels = max(1, cores() // threads) if place.device == "cpu" else 1
+    slots = slots or place.slots or kernels + 1
+    _check_minutes(wishes.max_block_minutes, wishes.calibrate)
     window = _one_of("window", wishes.window or "hann", WINDOWS)
     precision = _one_of("precision", wishes.precision or "fp32", PRECISIONS)
     compute = model.compute_dtype()
@@ -104,61 +148,138 @@ def make_plan(
     if reduced:
         _refuse_training(model, trace)
         trace = replace(trace, axes=reduced)
-    if overlap is None:
-        lattice = _exact_lattice(model, trace, axes, shape, patch, block, reduced is not None)
-    else:
-        lattice = _blended_lattice(model, trace, axes, shape, patch, overlap)
+    if not (trace.exact or overlap is not None or reduced):
+        raise NotExact(*_not_exact(model, trace, axes))
     dtype = _result_dtype(wishes.dtype, compute)
-    blocks = choose_block(lattice, trace.channels_out, np.dtype(compute).itemsize, block)
-    _check_block(lattice, blocks, axes)
-    return Plan(
-        axes=axes,
-        lattice=lattice,
-        overlap=None if overlap is None else tuple(a.patch - a.step for a in lattice.axes),
-        context=tuple((c.low, c.high) for c in traced) if trace.exact else None,
-        reduced=None if reduced is None else tuple(max(c.low, c.high) for c in reduced),
-        block=blocks,
-        window=window,
-        batch=batch,
-        normalize=describe_normalize(normalize),
-        channels_in=trace.channels_in,
-        channels_out=trace.channels_out,
-        dtype_in=str(dtype_in),
-        dtype=str(dtype),
-        compute=compute,
-        precision=precision,
-        device=device,
-        threads=threads,
-        kernels=max(1, cores() // threads) if device == "cpu" else 1,
-        model=model.name,
-        digest=model.digest,
-        model_bytes=model.parameter_bytes(),
-        activations=_activations(model, trace, lattice.patch) * batch,
-        reasons=tuple(f"{r.layer}: {r.text}" for r in trace.reasons),
-        source_chunks=tuple(source_chunks),
-        asked=wishes.asked(),
+
+    def job(lattice: PatchLattice, batch: int) -> Job:
+        return Job(
+            lattice=lattice, window=window, normalize=normalize, channels_in=trace.channels_in,
+            channels_out=trace.channels_out, compute=np.dtype(compute), dtype=dtype, batch=batch, device=place.device,
+            threads=threads, autocast=PRECISIONS[precision],
+        )  # fmt: skip
+
+    def plan_of(lattice: PatchLattice, batch: int, budget: Budget, most_patches: float = inf) -> Plan:
+        size = np.dtype(compute).itemsize
+        blocks = choose_block(lattice, trace.channels_out, size, block, budget, most_patches)
+        _check_block(lattice, blocks, axes)
+        return Plan(
+            axes=axes,
+            lattice=lattice,
+            overlap=None if overlap is None else tuple(a.patch - a.step for a in lattice.axes),
+            context=tuple((c.low, c.high) for c in traced) if trace.exact else None,
+            reduced=None if reduced is None else tuple(max(c.low, c.high) for c in reduced),
+            block=blocks,
+            window=window,
+            batch=batch,
+            normalize=describe_normalize(normalize),
+            channels_in=trace.channels_in,
+            channels_out=trace.channels_out,
+            dtype_in=str(dtype_in),
+            dtype=str(dtype),
+            compute=compute,
+            precision=precision,
+            device=place.device,
+            threads=threads,
+            kernels=min(kernels, slots),
+            model=model.name,
+            digest=model.digest,
+            model_bytes=model.parameter_bytes(),
+            forward=_forward(model, trace, lattice.patch),
+            reasons=tuple(f"{r.layer}: {r.text}" for r in trace.reasons),
+            source_chunks=stored.chunks,
+            source_shards=stored.shards,
+            source_channels=stored.channels,
+            layout=_layout(lattice, axes, trace.channels_out, blocks),
+            slots=slots,
+            limit=wishes.memory_bytes() or place.memory,
+            best=1.0,
+            speed=None,
+            max_block_minutes=wishes.max_block_minutes,
+            workers=1,
+            prices=None,
+            asked=wishes.asked(),
+        )
+
+    def lattices(given: Sequence[int | None], blocks: Sequence[int | None], budget: Budget) -> list[PatchLattice]:
+        if overlap is None:
+            return _exact_lattices(model, trace, axes, shape, given, blocks, budget)
+        return _blended_lattices(model, trace, axes, shape, given, overlap)
+
+    batch = _count("batch", wishes.batch)
+    nothing: tuple[None, ...] = (None,) * len(axes)
+    budget = _budget(wishes.memory_bytes(), batch, min(kernels, slots), slots, model)
+    found = lattices(patch, block, budget)
+    for _ in range(8):  # the budget is a guess, the plan's sum decides
+        if wishes.memory is None or plan_of(found[0], batch, budget).fits:
+            break
+        budget = Budget(max(1, int(0.8 * budget.activations)), max(1, int(0.8 * budget.block)))
+        found = lattices(patch, block, budget)
+    open_choice = any(p is None for p in patch)
+    others = [] if open_choice and not any(block) else lattices(nothing, nothing, budget)
+    if not wishes.calibrate:
+        if reduced is None and overlap is None:
+            _confirm(model, trace, found[0])
+        made = plan_of(found[0], batch, budget)
+        return replace(made, best=min([1.0, *(computed(o) / computed(found[0]) for o in others[:1])]))
+    clock = Calibration(job, model, place.device, min(kernels, slots), trace.channels_in, dtype_in, precision, threads)
+    lattice, batch, seconds = clock.fastest(found if open_choice else found[:1], batch, fixed=wishes.batch is not None)
+    if reduced is None and overlap is None:
+        _confirm(model, trace, lattice)
+    best = 1.0
+    if others:
+        other, other_batch, other_seconds = clock.fastest(others, batch, fixed=True)
+        best = min(1.0, other_seconds * len(other) / other_batch / (seconds * len(lattice) / batch))
+    most = inf if not wishes.max_block_minutes else 60 * wishes.max_block_minutes / seconds * batch
+    made = plan_of(lattice, batch, budget, most)
+    return replace(made, best=best, speed=clock.speed(made, seconds, read))
+
+
+def _check_minutes(minutes: float | None, calibrate: bool) -> None:
+    if minutes is None or (calibrate and minutes > 0):
+        return
+    raise PlanError(
+        f"max_block_minutes={minutes!r} "
+        + ("is no duration." if calibrate else "needs the speed of a block, which is not known before calibrate=True."),
+        "",
+        ["infer(volume, model, calibrate=True, max_block_minutes=30)", "leave max_block_minutes= out"],
     )
 
 
-def _exact_lattice(
+def computed(lattice: PatchLattice) -> int:
+    """Patch voxels that a network sees on all patches: the model of the cost where nothing was measured."""
+    return len(lattice) * prod(lattice.patch)
+
+
+def _budget(memory: int | None, batch: int, kernels: int, slots: int, model: Model) -> Budget:
+    """The default budgets, or about what fits into the memory given: two thirds of it for activations."""
+    default = Budget()
+    if memory is None:
+        return Budget(default.activations // batch, default.block)
+    free = max(memory - LIBRARIES - kept(slots) - model.parameter_bytes() - CACHE_BYTES, 1)
+    activations = int(free * 2 / 3 / kernels / batch)
+    return Budget(max(activations, 1), max(1, min(default.block, int(free / 4 / (slots + 2)))))
+
+
+def _layout(lattice: PatchLattice, axes: Sequence[str], channels: int, block: Sequence[int]) -> Layout:
+    """How `save` stores the output unless it is told otherwise."""
+    shape = (channels, *lattice.output)
+    return choose_layout("plan.zarr", "zarr3", shape, ("c", *axes), (channels, *block), {})
+
+
+def _exact_lattices(
     model: Model,
     trace: Trace,
     axes: tuple[str, ...],
     shape: Sequence[int],
     patch: Sequence[int | None],
     block: Sequence[int | None],
-    reduced: bool,
-) -> PatchLattice:
-    """The lattice of clean zones that computes least, with what the caller gave kept; confirmed at its patch's own size
-    unless its context was reduced on purpose."""
-    if not (trace.exact or reduced):
-        raise NotExact(*_not_exact(model, trace, axes))
+    budget: Budget,
+) -> list[PatchLattice]:
+    """Lattices of clean zones, those that compute least first, with what the caller gave kept."""
     probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in trace.axes]
-    per_voxel = _activations(model, trace, probe) / prod(probe)
-    lattice = choose_exact(trace.axes, shape, axes, per_voxel, patch, block)
-    if not reduced:
-        _confirm(model, trace, lattice)
-    return lattice
+    per_voxel = _forward(model, trace, probe).tensors / prod(probe)
+    return exact_lattices(trace.axes, shape, axes, per_voxel, patch, block, budget)
 
 
 def _reduced(trace: Trace, halo: Sequence[int | None]) -> tuple[AxisContract, ...] | None:
@@ -186,24 +307,34 @@ def _refuse_both(overlap: Sequence[int | None] | None) -> None:
         )
 
 
-def _blended_lattice(
+def _blended_lattices(
     model: Model,
     trace: Trace,
     axes: tuple[str, ...],
     shape: Sequence[int],
     patch: Sequence[int | None],
     overlap: Sequence[int | None],
-) -> PatchLattice:
-    """The lattice of overlapping patches; axes without an overlap have none."""
+) -> list[PatchLattice]:
+    """The lattice of overlapping patches; axes without an overlap have none. Then larger patches, if they are open."""
     _refuse_training(model, trace)
-    lattices = []
-    for c, n, p, o, axis in zip(trace.axes, shape, patch, overlap, axes, strict=True):
-        lattices.append(blended_axis(c, n, p or choose_blended_patch(c, n, o or 0), o or 0, axis))
-    return PatchLattice(tuple(lattices))
+    found = []
+    for times in (1, 1.5, 2, 3):
+        lattices = []
+        for c, n, p, o, axis in zip(trace.axes, shape, patch, overlap, axes, strict=True):
+            least = choose_blended_patch(c, n, o or 0)
+            larger = c.accepted_at_least(ceil(times * least))
+            lattices.append(blended_axis(c, n, p or (larger if larger <= max(n, least) else least), o or 0, axis))
+        found.append(PatchLattice(tuple(lattices)))
+    return list({lattice.patch: lattice for lattice in found}.values())
 
 
-def _activations(model: Model, trace: Trace, patch: Sequence[int]) -> int:
-    return activation_bytes(model.module_on("cpu"), trace.channels_in, tuple(patch), model.compute_dtype())
+@lru_cache(maxsize=256)
+def _forward_of(model: Model, channels: int, patch: tuple[int, ...]) -> ForwardPass:
+    return forward_pass(model.module_on("cpu"), channels, patch, model.compute_dtype())
+
+
+def _forward(model: Model, trace: Trace, patch: Sequence[int]) -> ForwardPass:
+    return _forward_of(model, trace.channels_in, tuple(patch))
 
 
 def _confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
@@ -233,7 +364,10 @@ def _confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
 def describe_normalize(normalize: Normalize) -> str:
     """The scaling in words; a callable by its name and its code, so that another one is another run."""
     if isinstance(normalize, Affine):
-        return f"(value - {normalize.offset:g}) / {normalize.scale:g}" if normalize != Affine() else "as they are"
+        if normalize == Affine():
+            return "as they are"
+        offset, scale = (repr(v).removesuffix(".0") for v in (float(normalize.offset), float(normalize.scale)))
+        return f"(value - {offset}) / {scale}"
     import hashlib
 
     import cloudpickle
@@ -242,9 +376,13 @@ def describe_normalize(normalize: Normalize) -> str:
     return f"{getattr(normalize, '__qualname__', type(normalize).__name__)} {code}"
 
 
-def _count(name: str, value: int | None) -> int:
-    if value is None:
-        return 1
+def _count(name: str, value: Any) -> int:
+    """1 where the caller left it open."""
+    return 1 if value is None else positive(name, value)
+
+
+def positive(name: str, value: Any) -> int:
+    """A whole number from 1 on, or `PlanError`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise PlanError(
             f"{name}={value!r} is no count.", "It is a whole number, 1 or more.", [f"{name}=1", f"leave {name}= out"]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import ceil, prod
 from typing import Any
 
+from chunkinfer.errors import PlanError
 from chunkinfer.geometry import BlockGrid, PatchLattice
-
-
-def human_bytes(size: float) -> str:
-    """Bytes with a binary unit."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} PiB"
+from chunkinfer.models.activations import ForwardPass
+from chunkinfer.planning import show
+from chunkinfer.planning.costs import Estimate, Prices, Traffic, estimate, traffic
+from chunkinfer.planning.layout import Layout
+from chunkinfer.planning.memory import Terms, device_terms, host_terms
+from chunkinfer.planning.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,39 @@ class Plan:
     threads: int
     """Intra-op threads of one kernel on a CPU."""
     kernels: int
-    """Kernels at a time in one process of this machine."""
+    """Kernels at a time in one process."""
     model: str
     """Name of the model."""
     digest: str
     """Its digest."""
     model_bytes: int
     """Bytes of its weights."""
-    activations: int
-    """Bytes of activations of one batch, estimated."""
+    forward: ForwardPass
+    """Memory and arithmetic of one patch."""
     reasons: tuple[str, ...]
     """Why the network cannot be tiled exactly; empty if it can."""
     source_chunks: tuple[int, ...]
     """Voxels of the volume's chunks along the spatial axes."""
+    source_shards: tuple[int, ...] | None
+    """Voxels of the volume's shards along the spatial axes; None where each chunk is an object of its own."""
+    source_channels: int
+    """Channels of one of the volume's chunks."""
+    layout: Layout
+    """Chunks and shards of the output, (c, *space), unless `save` is told others."""
+    slots: int
+    """Blocks in flight in one process: those that compute, and those that are read or written meanwhile."""
+    limit: int | None
+    """Bytes of memory that a worker process may take; None where nothing is known of it."""
+    best: float
+    """Patch voxels that the best patch found computes, as a fraction of what this one does; 1 if this is it."""
+    speed: Speed | None
+    """Measured on this machine; None before calibration."""
+    max_block_minutes: float | None
+    """The longest that a block should take."""
+    workers: int
+    """Worker processes, for time and cost."""
+    prices: Prices | None
+    """For cost."""
     asked: tuple[str, ...]
     """Arguments that the caller gave; the others may be adopted from an earlier run on resume."""
 
@@ -78,7 +96,7 @@ class Plan:
         """Whether the result is the network's on the whole volume."""
         return self.lattice.exact and self.reduced is None
 
-    @property
+    @cached_property
     def grid(self) -> BlockGrid:
         """The blocks of the output."""
         return BlockGrid.regular(self.lattice.output, self.block)
@@ -142,24 +160,58 @@ class Plan:
             halos.append((low, high))
         return tuple(halos)
 
-    def memory(self) -> tuple[tuple[str, int], ...]:
-        """Projected bytes of one process, as a sum whose terms can be checked."""
-        import numpy as np
-
-        largest = [min(b, n) for b, n in zip(self.block, self.lattice.output, strict=True)]
-        seen = [
-            min(int(b * a.stride) + low + high, a.size)
-            for b, a, (low, high) in zip(largest, self.lattice.axes, self.halo, strict=True)
-        ]
-        read = prod(seen) * self.channels_in * np.dtype(self.dtype_in).itemsize
-        sums = prod(largest) * self.channels_out * np.dtype(self.compute).itemsize
-        slots = self.kernels + 1
-        return (
-            ("model", self.model_bytes),
-            (f"activations of {self.kernels} kernel(s)", self.activations * self.kernels),
-            (f"haloed inputs of {slots} + 1 blocks", read * (slots + 1)),
-            (f"outputs of {slots} + 1 blocks", sums * (slots + 1)),
+    def misfit(self) -> PlanError | None:
+        """The error of running a plan that does not fit; None if it does."""
+        if self.fits or self.limit is None:
+            return None
+        terms = self.memory()
+        need = sum(size for _, size in terms)
+        largest, _ = max(terms[2:], key=lambda term: term[1])
+        smaller = "patch" if "activations" in largest else "block"
+        return PlanError(
+            f"The run takes more memory than the {show.human_bytes(self.limit)} of a worker process: "
+            f"{show.as_sum(terms)}.",
+            f"Most of it goes to {largest}.",
+            [
+                f"let the plan choose for the memory there is: infer(volume, model, memory={self.limit}), "
+                f"without {smaller}=",
+                f"take fewer blocks in flight, slots=1, or a smaller {smaller}=",
+                f"take workers with more, and say so: infer(volume, model, memory={need})",
+            ],
         )
+
+    def memory(self) -> Terms:
+        """Projected bytes on the host of one worker process, as a sum whose terms can be checked."""
+        return host_terms(self)
+
+    def device_memory(self) -> Terms:
+        """Projected bytes on the GPU of one worker, likewise; empty on a CPU."""
+        return device_terms(self)
+
+    @property
+    def activations(self) -> int:
+        """Bytes that a forward pass of one batch takes."""
+        return self.forward.peak * self.batch
+
+    @property
+    def fits(self) -> bool:
+        """Whether a worker has the memory, as far as is known."""
+        return self.limit is None or sum(size for _, size in self.memory()) <= self.limit
+
+    @property
+    def flops_per_voxel(self) -> float:
+        """Floating-point operations per output voxel (channels not counted), recomputation included."""
+        return self.forward.flops * self.patches / prod(self.lattice.output)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes and requests between the run and its stores."""
+        return traffic(self)
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """Time and money; None before calibration."""
+        return estimate(self)
 
     @property
     def verdict(self) -> str:
@@ -174,62 +226,12 @@ class Plan:
             return f"halo reduced on purpose to {kept} voxels, where the context is {context}: an approximation{why}"
         return f"blended with {self.window} windows: an approximation of the network on the whole volume{why}"
 
-    @staticmethod
-    def _itemsize(dtype: str) -> int:
-        import numpy as np
-
-        return np.dtype(dtype).itemsize
-
     # ---- to look at ---------------------------------------------------------------------------------------------
 
-    def _table(self) -> list[list[str]]:
-        step = "clean zone" if self.lattice.exact else "stride"
-        rows = [["axis", "voxels", "period", "context", "patch", step, "patches", "block", "halo", "output"]]
-        for d, (name, a) in enumerate(zip(self.axes, self.lattice.axes, strict=True)):
-            padded = f"{a.size}" + (f" (+{a.padded - a.size})" if a.padded > a.size else "")
-            context = "{} + {}".format(*self.context[d]) if self.context else "unbounded"
-            halo = "{} + {}".format(*self.halo[d])
-            rows.append(
-                [name, padded, str(a.contract.period), context, str(a.patch), str(a.step), str(len(a.starts)),
-                 str(self.block[d]), halo, str(a.output)]
-            )  # fmt: skip
-        return rows
-
-    def _facts(self) -> list[tuple[str, str]]:
-        voxels = prod(self.lattice.shape)
-        total = sum(size for _, size in self.memory())
-        terms = " + ".join(f"{human_bytes(size)} {name}" for name, size in self.memory())
-        return [
-            ("model", f"{self.model}, {self.channels_in} -> {self.channels_out} channels, digest {self.digest[:12]}"),
-            ("verdict", self.verdict),
-            ("same bits for", f"any cut, with this network, patch, batch of {self.batch}, {self.precision}, "
-             f"{self.threads} thread(s) a kernel, on {self.device}"),
-            ("values", f"{self.dtype_in}, {self.normalize} -> {self.dtype}"),
-            ("blocks", f"{len(self.grid):,}, one task each"),
-            ("patches", f"{self.patches:,}, {self.recompute:.2f} patch voxels per voxel of the volume"),
-            ("read amplification", f"{self.read_amplification:.2f}"),
-            ("volume", f"{voxels:,} voxels, {human_bytes(voxels * self.channels_in * self._itemsize(self.dtype_in))}"),
-            ("output", f"{prod(self.lattice.output):,} voxels x {self.channels_out} channels, "
-             f"{human_bytes(prod(self.lattice.output) * self.channels_out * self._itemsize(self.dtype))}"),
-            ("memory per process", f"{human_bytes(total)} = {terms}"),
-        ]  # fmt: skip
-
     def __str__(self) -> str:
-        table = self._table()
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
-        lines += [f"{name + ':':<20}{value}" for name, value in self._facts()]
-        return "\n".join(lines)
+        return show.text(self)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head, *body = self._table()
-        cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
-        rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
-        left = "<{} style='text-align:left'>"
-        facts = "".join(
-            f"<tr>{left.format('th')}{html.escape(k)}</th>{left.format('td')}{html.escape(v)}</td></tr>"
-            for k, v in self._facts()
-        )
-        return f"<table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table><table>{facts}</table>"
+        return show.as_html(self)

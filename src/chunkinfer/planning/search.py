@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import product
 from math import ceil, prod
 
 from chunkinfer.geometry import AxisContract, AxisLattice, PatchLattice, exact_axis, round_up
 
-ACTIVATION_BUDGET = 1 << 30
-"""Bytes of activations that a chosen patch may need. A constant, not a share of the memory found, so that the same
-call gives the same patch, and so the same bits, on every machine."""
 
-BLOCK_BUDGET = 128 << 20
-"""Bytes of a chosen block's output in the network's own type."""
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that a choice may take. The defaults are constants, not shares of the memory found, so that the same call
+    gives the same patch, and so the same bits, on every machine."""
+
+    activations: int = 1 << 30
+    """Of one batch."""
+    block: int = 128 << 20
+    """Of a block's output in the network's own type."""
+
 
 FEWEST_BLOCKS = 16
 """Blocks that a volume is cut into where it is large enough, so that workers share it and a crash loses little."""
@@ -21,18 +28,24 @@ FEWEST_BLOCKS = 16
 STRIDES_PER_BLOCK = 8
 """Blended blocks recompute the patches at their faces: ((k + 1) / k)^3 times the work at k strides per block."""
 
+CONSIDERED = 64
+"""Lattices that a search keeps, the ones that compute least."""
+
 _ZONES = (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 
 
-def choose_exact(
+def exact_lattices(
     contracts: Sequence[AxisContract],
     sizes: Sequence[int],
     names: Sequence[str],
     bytes_per_voxel: float,
     asked: Sequence[int | None],
     blocks: Sequence[int | None],
-) -> PatchLattice:
-    """The exact lattice of the fewest patch voxels, in the fewest patches, with activations under the budget.
+    budget: Budget,
+) -> list[PatchLattice]:
+    """Exact lattices, those of the fewest patch voxels, in the fewest patches, first; with activations in the budget.
+
+    That is a model of the cost: a network's time is proportional to the voxels it sees.
 
     Parameters
     ----------
@@ -42,20 +55,20 @@ def choose_exact(
         Activations, per patch voxel.
     asked, blocks
         Patch in input voxels and block in output voxels where the caller gave them; a clean zone must divide the block.
+    budget
+        For one patch's activations; where no lattice keeps it, those that exceed it least.
     """
     options = [
         [exact_axis(c, n, patch, name)] if patch else _axis_options(c, n, block, name)
         for c, n, name, patch, block in zip(contracts, sizes, names, asked, blocks, strict=True)
     ]
-    best: tuple[tuple[float, ...], tuple[AxisLattice, ...]] | None = None
-    for axes in product(*options):
-        voxels = prod(a.patch for a in axes)
-        computed = prod(a.patch * len(a.starts) for a in axes)
-        over = max(0.0, voxels * bytes_per_voxel / ACTIVATION_BUDGET - 1)
-        rank = (over, float(computed), float(prod(len(a.starts) for a in axes)))
-        if best is None or rank < best[0]:
-            best = rank, axes
-    return PatchLattice(best[1] if best else ())
+
+    def rank(axes: tuple[AxisLattice, ...]) -> tuple[float, int, int]:
+        over = max(0.0, prod(a.patch for a in axes) * bytes_per_voxel / budget.activations - 1)
+        return over, prod(a.patch * len(a.starts) for a in axes), prod(len(a.starts) for a in axes)
+
+    ranked = nsmallest(CONSIDERED, ((rank(axes), i, axes) for i, axes in enumerate(product(*options))))
+    return [PatchLattice(axes) for (over, *_), _, axes in ranked if over <= ranked[0][0][0]]
 
 
 def _axis_options(contract: AxisContract, size: int, block: int | None, name: str) -> list[AxisLattice]:
@@ -86,10 +99,18 @@ def choose_blended_patch(contract: AxisContract, size: int, overlap: int) -> int
     return contract.accepted_at_least(max(4 * overlap, min(size, 64), ceil(sum(contract.crop)) + overlap + 1))
 
 
-def choose_block(lattice: PatchLattice, channels: int, itemsize: int, asked: Sequence[int | None]) -> tuple[int, ...]:
+def choose_block(
+    lattice: PatchLattice,
+    channels: int,
+    itemsize: int,
+    asked: Sequence[int | None],
+    budget: Budget,
+    most_patches: float = float("inf"),
+) -> tuple[int, ...]:
     """Blocks, in output voxels, of whole zones or strides: as large as memory likes, as many as workers like.
 
     Grows the shortest open axis by one zone at a time, so blocks come out near cubes, which read the least halo.
+    ``most_patches`` bounds the patches of a block, for blocks that must end before a walltime.
     """
     most = tuple(round_up(a.output, a.zone) for a in lattice.axes)
     block = [given or min(a.zone, m) for given, a, m in zip(asked, lattice.axes, most, strict=True)]
@@ -97,8 +118,12 @@ def choose_block(lattice: PatchLattice, channels: int, itemsize: int, asked: Seq
     def blocks(b: Sequence[int]) -> int:
         return prod(ceil(a.output / n) for a, n in zip(lattice.axes, b, strict=True))
 
+    def patches(b: Sequence[int]) -> int:
+        return prod(len(a.touching(0, min(n, a.output))) for a, n in zip(lattice.axes, b, strict=True))
+
     def fits(b: Sequence[int], fewest: int) -> bool:
-        return prod(b) * channels * itemsize <= BLOCK_BUDGET and blocks(b) >= fewest
+        small = prod(b) * channels * itemsize <= budget.block and patches(b) <= most_patches
+        return small and blocks(b) >= fewest
 
     def grow(fewest: int, allowed: Callable[[int], bool]) -> None:
         open_axes = {d for d, given in enumerate(asked) if not given}

@@ -47,7 +47,7 @@ def check_patch(
     tuple of Reason
         What is wrong; empty if nothing is, or if checking would mean computing a large patch.
     """
-    if trace.reasons:
+    if trace.reasons or trace.declared is not None:  # what the tracer could not follow it cannot confirm either
         return trace.reasons
     for subject in subjects(module, channels, _dtype_of(module)):
         if not subject.is_free and prod(patch) > _REAL_VOXELS:

@@ -41,7 +41,8 @@ def nan_probe(module: nn.Module, channels: int, shape: Sequence[int], axis: int,
 
 
 def _spread(module: nn.Module, channels: int, shape: Sequence[int], axis: int, half: slice) -> Flags:
-    x = torch.zeros((1, channels, *shape))
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    x = torch.zeros((1, channels, *shape), dtype=dtype)
     x.movedim(2 + axis, 0)[half] = float("nan")
     # Fast convolution algorithms (Winograd) mix outputs in their intermediate sums, and so spread NaN too far.
     (enabled, *_) = torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]

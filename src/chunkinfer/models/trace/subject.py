@@ -16,6 +16,10 @@ from chunkinfer.models.trace.follow import Followed, follow
 from chunkinfer.models.trace.shortcuts import Shortcuts
 
 
+class NoMap(ValueError):
+    """The network runs, and what it gives is not a map of its input."""
+
+
 class Subject:
     """A network prepared for tracing; the caller's module is never touched.
 
@@ -76,7 +80,7 @@ class Subject:
         except Exception as error:  # whatever the network raises on a size it does not take
             return error
         if len(found) != 2 + len(shape) or found[0] != 1 or 0 in found:
-            return ValueError(f"its output has shape {found} instead of (1, channels, {len(shape)} spatial axes)")
+            return NoMap(f"its output has shape {found} instead of (1, channels, {len(shape)} spatial axes)")
         return found
 
     def follow(self, shape: Sequence[int]) -> Followed:

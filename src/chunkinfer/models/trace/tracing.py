@@ -13,12 +13,15 @@ from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.models.trace.axis import AxisSearch
 from chunkinfer.models.trace.dependence import Reason
 from chunkinfer.models.trace.follow import Followed
-from chunkinfer.models.trace.subject import Subject, name_of, subjects
+from chunkinfer.models.trace.subject import NoMap, Subject, name_of, subjects
+from chunkinfer.models.verifying import Seen
 
 _FREE_SIZES = (96, 48, 192, 240, 144, 120, 64, 72, 256, 224, 160, 128, 512)
 """Sizes tried first on the meta device: many divisors, and common sizes of fixed networks."""
 _REAL_SIZES = (24, 16, 12, 32, 8, 48, 36, 40, 64)
 """Sizes tried first where data must flow."""
+_ENOUGH = 8
+"""Sizes at which a network that gives no map is believed to give none at any other."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Trace:
     """Why it cannot be tiled exactly; empty if it can."""
     operations: tuple[str, ...]
     """The ATen operators that the volume went through, with the shapes they gave, in order."""
+    declared: tuple[Seen, ...] | None = None
+    """Of a contract that is the network's own word (``tiling_contract``) and not traced: what real runs showed."""
 
     @property
     def exact(self) -> bool:
@@ -99,11 +104,16 @@ def _first_run(subject: Subject, ndim: int, size: Sequence[int] | None) -> tuple
     """A run at some size, one without a reason against exactness if there is one among the first few that run."""
     first: Followed | None = None
     error: Exception | None = None
-    ran = 0
+    ran = maps_not = 0
     for shape in _starts(subject, ndim, size):
         found = subject.output_shape(shape)
         if isinstance(found, Exception):
-            error = error or found
+            # What it says of its output tells more than why it did not run at another size.
+            if error is None or (isinstance(found, NoMap) and not isinstance(error, NoMap)):
+                error = found
+            maps_not += isinstance(found, NoMap)
+            if maps_not == _ENOUGH:
+                break
             if first is not None and shape[0] not in (*_FREE_SIZES, *_REAL_SIZES):
                 break
             continue
@@ -147,6 +157,8 @@ def _unrunnable(
                 else "or a network made for the volume's axes",
             ],
         )
+    if isinstance(failure, NoMap):
+        return _no_map(module, channels, ndim, dtype, size, failure)
     cause = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
     at = f"{tuple(size)}" if size is not None else "any size from 1 to 599"
     return ModelError(
@@ -155,6 +167,29 @@ def _unrunnable(
         [
             "compare the axes: (c, z, y, x) or (z, y, x) for a 3D network, (c, y, x) or (y, x) for a 2D one",
             "export it with dynamic spatial axes: torch.export.export(..., dynamic_shapes=...)",
+        ],
+    )
+
+
+def _no_map(
+    module: nn.Module,
+    channels: int,
+    ndim: int,
+    dtype: torch.dtype,
+    size: Sequence[int] | None,
+    failure: NoMap,
+) -> ModelError:
+    """The error of a network that runs and gives no map, with the layer that loses the axes where one is known."""
+    subject = next(subjects(module, channels, dtype))
+    shape = next((s for s in _starts(subject, ndim, size) if isinstance(subject.output_shape(s), NoMap)), None)
+    reasons = subject.follow(shape).reasons if shape is not None else ()
+    why = next((f" {reason}." for reason in reasons if "pool" in str(reason).lower()), "")
+    return ModelError(
+        f"{name_of(module)} gives no map of its input: {failure}.{why}",
+        "It is a classifier or a regressor: it gives one answer for a whole image. Or its axes are in another order.",
+        [
+            "take the part that keeps the axes: infer(volume, model.features), where it has one",
+            "wrap it: a module whose forward returns (n, channels, *space)",
         ],
     )
 

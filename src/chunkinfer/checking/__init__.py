@@ -1,0 +1,1 @@
+"""Checks of a network and of a result: what tiling errs and costs."""

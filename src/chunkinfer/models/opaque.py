@@ -1,0 +1,88 @@
+"""Networks that nobody can look into: functions of arrays, and files of other frameworks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chunkinfer.errors import ModelError
+from chunkinfer.models.network import Array, Network
+
+
+@dataclass(frozen=True)
+class File:
+    """A network opened from a file of another framework."""
+
+    name: str
+    run: Callable[[Array], Array]
+    shape: tuple[int | None, ...]
+    """Of its input, batch and channels included; None where it is free."""
+    dtype: str
+    """Of its input."""
+
+
+def is_opaque(model: object) -> bool:
+    """Whether a model is a function of arrays, or a file that torch does not open."""
+    import torch
+
+    if isinstance(model, str | os.PathLike):
+        return Path(model).suffix in (".onnx", ".xml")
+    return callable(model) and not isinstance(model, torch.nn.Module | torch.export.ExportedProgram)
+
+
+def open_opaque(model: Any, channels: int | None, ndim: int | None) -> Network:
+    """A function of arrays, a .onnx or a .xml file, as a `Network`.
+
+    Raises
+    ------
+    ModelError
+        Channels or axes are not given, and no file says them; or a file says otherwise.
+    MissingExtra
+        What opens the file is not installed.
+    """
+    if not isinstance(model, str | os.PathLike):
+        name = getattr(model, "__name__", type(model).__name__)
+        if channels is None or ndim is None:
+            raise unknown_input(name)
+        return Network(name, model, channels, ndim)
+    path = os.path.abspath(Path(model).expanduser())
+    if path.endswith(".onnx"):
+        from chunkinfer.models.onnx_models import open_onnx as opened
+    else:
+        from chunkinfer.models.openvino_models import open_openvino as opened
+    if not os.path.exists(path):
+        raise ModelError(
+            f"The model file {path} is not there.",
+            "The path is relative to where Python was started, or the file is elsewhere.",
+            [f"look for it: ls {os.path.dirname(path)}", "give the whole path"],
+        )
+    file = opened(path)
+    _, stated, *space = file.shape
+    channels = channels or stated
+    ndim = ndim or len(space)
+    if channels is None:
+        raise unknown_input(file.name)
+    if (stated or channels, len(space)) != (channels, ndim):
+        raise ModelError(
+            f"{file.name} takes {stated or 'any number of'} channels on {len(space)} spatial axes, and {channels} on "
+            f"{ndim} were asked for.",
+            "The arguments are another network's; the file says both itself.",
+            [f'receptive_field("{file.name}")', f'receptive_field("{file.name}", channels={stated or channels})'],
+        )
+    shape = tuple(space) if any(n is not None for n in space) else None
+    return Network(file.name, file.run, channels, ndim, file.dtype, shape)
+
+
+def unknown_input(name: str) -> ModelError:
+    """Nothing tells what a network takes."""
+    return ModelError(
+        f"How many channels and spatial axes {name} takes is not known.",
+        "Only a network whose first layer is a convolution, or a file that states its input, tells them itself.",
+        [
+            "receptive_field(model, channels=1, ndim=3) for (z, y, x)",
+            "receptive_field(model, channels=3, ndim=2) for (c, y, x)",
+        ],
+    )

@@ -1,0 +1,106 @@
+"""Find the contract of a network that nobody can look into, by running it.
+
+Random inputs only show what they show: a context found here is a lower bound, rounded up to whole periods, and checked
+by tiles. What they do show is proof: an influence that does not end with distance, or a result that changes with where
+a tile lies, refuses the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from chunkinfer.errors import ModelError
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.models.field import ReceptiveField
+from chunkinfer.models.network import Array, Network
+from chunkinfer.models.probed_axis import AxisProbe, Refused
+from chunkinfer.models.verifying import Seen, check_tiles
+
+_STARTS = (8, 16, 24, 32, 48, 64, 12, 20, 40, 96, 128)
+"""Sizes of all axes tried first, before every one up to `_LAST_START`."""
+_LAST_START = 200
+
+
+def probe(network: Network, size: tuple[int, ...] | None = None) -> ReceptiveField:
+    """The receptive field of a network by running it, small sizes first.
+
+    Parameters
+    ----------
+    network
+        What is run.
+    size
+        A spatial shape that it takes; looked for if None.
+
+    Raises
+    ------
+    ModelError
+        It runs at none of many sizes.
+    """
+    base, y = _first_run(network, size)
+    if any(not np.array_equal(y, network(network.noise(base)), equal_nan=True) for _ in range(4)):
+        raise ModelError(
+            f"{network.name} gives another result each time for the same input.",
+            "It is in train mode, or draws random numbers for another reason.",
+            ["model.eval()", "take the noise out, or fix its seed inside the function"],
+        )
+    reasons: list[str] = []
+    axes, seen = [], []
+    for axis in range(network.ndim):
+        search = AxisProbe(network, base, axis, y.shape[2 + axis])
+        try:
+            contract, most = search.contract()
+        except Refused as why:
+            reasons.append(f"axis {axis}: {why}")
+            contract, most = search.without_context(), Seen(0, 0, 0)
+        axes.append(contract)
+        seen.append(most)
+    if not reasons and (wrong := _tiles(network, axes)):
+        reasons.append(f"tiles: {wrong}")
+    if reasons:
+        axes = [AxisContract(a.period, a.stride, 0, 0, a.crop, a.residues, a.smallest) for a in axes]
+    return ReceptiveField(
+        network.name,
+        tuple(axes),
+        network.channels,
+        int(y.shape[1]),
+        str(y.dtype),
+        "probed",
+        tuple(reasons),
+        None if reasons else tuple(seen),
+    )
+
+
+def _tiles(network: Network, axes: list[AxisContract]) -> str:
+    try:
+        return check_tiles(network, axes)
+    except Exception as error:  # a size that follows from the contract, and does not run
+        return f"do not run at sizes that follow from what it takes: {_cause(error)}"
+
+
+def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[int, ...], Array]:
+    stated = network.shape or (None,) * network.ndim
+    sizes = (n for n in (*_STARTS, *range(1, _LAST_START)))
+    shapes: Iterable[tuple[int, ...]] = (tuple(s or n for s in stated) for n in sizes)
+    if size is not None or None not in stated:
+        shapes = [size or tuple(s or 1 for s in stated)]
+    failure: Exception | None = None
+    for shape in shapes:
+        try:
+            return shape, network(network.noise(shape))
+        except Exception as error:  # whatever it raises on a size that it does not take
+            failure = failure or error
+    raise ModelError(
+        f"{network.name} does not run on (1, {network.channels}, *space) with {network.ndim} spatial axes at "
+        f"{size or f'any size up to {_LAST_START - 1}'}: {_cause(failure)}",
+        "The number of channels or axes is another one, or it takes a size that was not tried.",
+        [
+            "receptive_field(model, channels=1, ndim=3, size=(64, 256, 256)) for a size that it takes",
+            "receptive_field(model, channels=3, ndim=2) for another number of channels and axes",
+        ],
+    )
+
+
+def _cause(error: Exception | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
