@@ -25,6 +25,11 @@ slow: $(VENV)/dev.done
 evidence: slow
 	$(BIN)/python benchmarks/graph.py | tee benchmarks/graph.md
 	$(BIN)/python benchmarks/memory.py | tee benchmarks/memory.md
+	$(BIN)/python benchmarks/speed.py | tee benchmarks/speed.md
+	$(BIN)/python benchmarks/tracing.py | tee benchmarks/tracing.md
+	$(BIN)/python benchmarks/nist.py | tee benchmarks/nist.md
+	$(BIN)/python benchmarks/znni.py | tee benchmarks/znni.md
+	$(BIN)/python benchmarks/overlap.py | tee benchmarks/overlap.md
 
 $(VENV)/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -38,6 +38,13 @@ CASES: list[dict[str, Any]] = [
     {"net": "fib25", "settings": {"patch": 112}},
 ]
 
+SWEPT = [
+    *((n,) * 3 for n in (64, 80, 96, 112, 128)),
+    *((64, 96, 96), (64, 128, 128), (96, 128, 128), (96, 96, 192), (112, 112, 192), (96, 128, 192), (80, 128, 192)),
+    *((n, 192, 192) for n in (48, 56, 64, 72, 80, 96)),
+]
+"""Cubes, flat patches, and those that span one or two axes of the volume; the ones that fit are run."""
+
 
 def model_of(name: str) -> Any:
     """A network by name; "fib25" is the trained one that lies beside a checkout, where it does."""
@@ -116,12 +123,7 @@ def sweep(folder: Path) -> None:
             timed(volume, model, folder, **settings),
         )
     swept: dict[str, float] = {}
-    for patch in [(n,) * 3 for n in (64, 80, 96, 112, 128)] + [
-        (64, 96, 96),
-        (64, 128, 128),
-        (96, 128, 128),
-        (96, 96, 192),
-    ]:
+    for patch in SWEPT:
         plan = ci.plan(volume, model, patch=patch, memory=limit)
         if plan.fits:
             name = " x ".join(map(str, patch))

@@ -119,14 +119,24 @@ def test_command_line_errors_are_short(at_home: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_notebook_runs(at_home: Path) -> None:
+def run_notebook(name: str) -> None:
     pytest.importorskip("matplotlib")
-    book = json.loads((ROOT / "notebooks" / "first_steps.ipynb").read_text())
-    names: dict[str, object] = {}
+    book = json.loads((ROOT / "notebooks" / name).read_text())
+    names: dict[str, object] = {"display": print}
     for cell in book["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
+
+
+def test_notebook_runs(at_home: Path) -> None:
+    run_notebook("first_steps.ipynb")
     assert Path("affinities.zarr").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
+def test_notebook_of_exact_and_blended_runs() -> None:
+    run_notebook("exact_and_blended.ipynb")
 
 
 def test_plan_and_report_can_be_looked_at(at_home: Path) -> None:

@@ -25,7 +25,7 @@ from chunkinfer.blockwise import (
     room_of,
 )
 from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
-from chunkinfer.kernel import Job, Normalize, resolve_device, resolve_normalize
+from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize
 from chunkinfer.models import Model, open_model
 from chunkinfer.planning import (
     PRECISIONS,
@@ -235,7 +235,7 @@ class _Inference:
             model=opened,
             trace=trace,
             normalize=normalize,
-            place=Place(device, *room_of(active_client(), device)),
+            place=Place(device, *room_of(active_client(), device), device_memory(device)),
             read=lambda box: Reader(origin_of(volume.array), volume.channels)(box),
         )
         exchanging = must_exchange(volume.array) if exchange is None else exchange
@@ -245,7 +245,7 @@ class _Inference:
     def settled(self, settings: Mapping[str, Any]) -> _Inference:
         """The same inference with settings frozen by an earlier run."""
         frozen = {k: v for k, v in settings.items() if k in Wishes.__dataclass_fields__ and k != "normalize"}
-        wishes = replace(self.wishes, **frozen, calibrate=False)
+        wishes = replace(self.wishes, **frozen, calibrate=False, max_block_minutes=None)
         fresh = _Inference.prepare(self._given(), self.model, wishes, self.exchange)
         return fresh
 
@@ -330,11 +330,13 @@ def _channels(volume: Volume) -> int:
 
 
 def _stored(volume: Volume) -> Stored:
-    """How a source is stored; of another volume, its largest lazy chunks."""
+    """How a source is stored; of another volume, its largest lazy chunks; of one in memory, its voxels."""
     origin = origin_of(volume.array)
     whole: Sequence[int] = [max(c) for c in volume.array.chunks]
     if isinstance(origin, Source):
         whole = origin.chunks
+    elif isinstance(origin, np.ndarray):
+        whole = [1] * origin.ndim
     space = len(volume.frame.space)
     shards = None
     if isinstance(origin, Source) and origin.shards != origin.chunks:

@@ -233,6 +233,13 @@ def test_calibrated_results_are_the_same(tmp_path: Path) -> None:
     assert np.abs(result.compute() - whole).max() < 1e-5
 
 
+def test_a_calibrated_run_is_resumed_with_its_own_patch(tmp_path: Path) -> None:
+    first = ci.save(ci.infer(V, NET, patch=24, block=24), tmp_path / "o.zarr", progress=False)
+    lazy = ci.infer(V, NET, calibrate=True, max_block_minutes=5)
+    again = ci.save(lazy, tmp_path / "o.zarr", progress=False)
+    assert (again.computed, again.skipped) == (0, first.blocks)
+
+
 def test_kernels_are_timed_together() -> None:
     from threading import Barrier
 

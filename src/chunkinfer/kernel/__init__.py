@@ -1,7 +1,7 @@
 """A block's computation: gather patches, run, blend or crop, convert."""
 
 from chunkinfer.kernel.block import Network, run_block
-from chunkinfer.kernel.device import cores, kernel_threads, require_device, resolve_device
+from chunkinfer.kernel.device import cores, device_memory, kernel_threads, require_device, resolve_device
 from chunkinfer.kernel.job import Job
 from chunkinfer.kernel.normalize import Affine, Normalize, resolve_normalize
 from chunkinfer.kernel.windows import WINDOWS
@@ -13,6 +13,7 @@ __all__ = [
     "Network",
     "Normalize",
     "cores",
+    "device_memory",
     "kernel_threads",
     "require_device",
     "resolve_device",

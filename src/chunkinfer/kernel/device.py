@@ -63,6 +63,15 @@ def resolve_device(device: str | None) -> str:
     return device
 
 
+def device_memory(device: str) -> int | None:
+    """Bytes of this process's GPU; None on a CPU, or where this process sees none."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.mem_get_info()[1])
+
+
 def require_device(device: str) -> None:
     """Raise `DeviceError` where this process has no such device."""
     import torch

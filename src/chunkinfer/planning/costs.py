@@ -59,7 +59,7 @@ class Traffic:
 
     read_bytes: int
     read_requests: int
-    """Chunks read; where they lie in shards, one more per shard for its index."""
+    """Chunks read; where they lie in shards, one more per shard for its index; none from memory."""
     written_bytes: int
     write_requests: int
     """Objects written: chunks, or shards."""
@@ -74,12 +74,13 @@ def traffic(plan: Plan) -> Traffic:
         chunks *= sum(ceil(high / chunk) - low // chunk for low, high in spans)
         shards *= sum(ceil(high / shard) - low // shard for low, high in spans)
     channels = ceil(plan.channels_in / plan.source_channels)
+    in_memory = set(plan.source_chunks) == {1}
     read = prod(plan.lattice.shape) * plan.channels_in * np.dtype(plan.dtype_in).itemsize * plan.read_amplification
     unit = plan.layout.shards or plan.layout.chunks
     shape = (plan.channels_out, *plan.lattice.output)
     return Traffic(
         read_bytes=int(read),
-        read_requests=chunks * channels + (shards if plan.source_shards else 0),
+        read_requests=0 if in_memory else chunks * channels + (shards if plan.source_shards else 0),
         written_bytes=prod(shape) * np.dtype(plan.dtype).itemsize,
         write_requests=prod(ceil(n / u) for n, u in zip(shape, unit, strict=True)),
     )

@@ -79,6 +79,8 @@ class Place:
     """Blocks in flight in one process."""
     memory: int | None = None
     """Bytes of one process."""
+    device_memory: int | None = None
+    """Bytes of its GPU."""
 
 
 def make_plan(
@@ -193,6 +195,7 @@ def make_plan(
             layout=_layout(lattice, axes, trace.channels_out, blocks),
             slots=slots,
             limit=wishes.memory_bytes() or place.memory,
+            device_limit=place.device_memory,
             best=1.0,
             speed=None,
             max_block_minutes=wishes.max_block_minutes,
@@ -209,9 +212,11 @@ def make_plan(
     batch = _count("batch", wishes.batch)
     nothing: tuple[None, ...] = (None,) * len(axes)
     budget = _budget(wishes.memory_bytes(), batch, min(kernels, slots), slots, model)
+    if wishes.calibrate and place.device_memory:  # a GPU's own memory is what bounds its patches
+        budget = replace(budget, activations=int(0.7 * place.device_memory) // kernels // batch)
     found = lattices(patch, block, budget)
     for _ in range(8):  # the budget is a guess, the plan's sum decides
-        if wishes.memory is None or plan_of(found[0], batch, budget).fits:
+        if (wishes.memory is None and not wishes.calibrate) or plan_of(found[0], batch, budget).fits:
             break
         budget = Budget(max(1, int(0.8 * budget.activations)), max(1, int(0.8 * budget.block)))
         found = lattices(patch, block, budget)

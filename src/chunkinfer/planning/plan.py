@@ -78,6 +78,8 @@ class Plan:
     """Blocks in flight in one process: those that compute, and those that are read or written meanwhile."""
     limit: int | None
     """Bytes of memory that a worker process may take; None where nothing is known of it."""
+    device_limit: int | None
+    """Bytes of memory of a worker's GPU; None on a CPU, or where nothing is known of it."""
     best: float
     """Patch voxels that the best patch found computes, as a fraction of what this one does; 1 if this is it."""
     speed: Speed | None
@@ -160,26 +162,6 @@ class Plan:
             halos.append((low, high))
         return tuple(halos)
 
-    def misfit(self) -> PlanError | None:
-        """The error of running a plan that does not fit; None if it does."""
-        if self.fits or self.limit is None:
-            return None
-        terms = self.memory()
-        need = sum(size for _, size in terms)
-        largest, _ = max(terms[2:], key=lambda term: term[1])
-        smaller = "patch" if "activations" in largest else "block"
-        return PlanError(
-            f"The run takes more memory than the {show.human_bytes(self.limit)} of a worker process: "
-            f"{show.as_sum(terms)}.",
-            f"Most of it goes to {largest}.",
-            [
-                f"let the plan choose for the memory there is: infer(volume, model, memory={self.limit}), "
-                f"without {smaller}=",
-                f"take fewer blocks in flight, slots=1, or a smaller {smaller}=",
-                f"take workers with more, and say so: infer(volume, model, memory={need})",
-            ],
-        )
-
     def memory(self) -> Terms:
         """Projected bytes on the host of one worker process, as a sum whose terms can be checked."""
         return host_terms(self)
@@ -196,7 +178,35 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether a worker has the memory, as far as is known."""
-        return self.limit is None or sum(size for _, size in self.memory()) <= self.limit
+        return not self._excess()
+
+    def _excess(self) -> tuple[Terms, int, str] | None:
+        """The sum that is over its limit, the limit, and whose memory that is."""
+        for terms, limit, whose in (
+            (self.memory(), self.limit, "a worker process"),
+            (self.device_memory(), self.device_limit, "a worker's GPU"),
+        ):
+            if limit is not None and sum(size for _, size in terms) > limit:
+                return terms, limit, whose
+        return None
+
+    def misfit(self) -> PlanError | None:
+        """The error of running a plan that does not fit; None if it does."""
+        if (excess := self._excess()) is None:
+            return None
+        terms, limit, whose = excess
+        largest, _ = max((term for term in terms if term[0] not in ("libraries", "model")), key=lambda term: term[1])
+        smaller = "patch" if "activations" in largest else "block"
+        return PlanError(
+            f"The run takes more memory than the {show.human_bytes(limit)} of {whose}: {show.as_sum(terms)}.",
+            f"Most of what can be changed goes to {largest}.",
+            [
+                f"take a smaller {smaller}=, fewer blocks in flight with slots=1, or leave {smaller}= to the plan: "
+                f"infer(volume, model, memory={limit})",
+                f"take workers with more memory; if they have it already, say so: infer(volume, model, "
+                f"memory={sum(size for _, size in terms)})",
+            ],
+        )
 
     @property
     def flops_per_voxel(self) -> float:

@@ -90,8 +90,9 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ("blocks", f"{len(plan.grid):,}, one task each, {plan.slots} in flight per process"),
         ("patches", f"{plan.patches:,}, {plan.recompute:.2f} patch voxels per voxel of the volume{better}"),
         ("arithmetic", f"{plan.flops_per_voxel:,.0f} FLOP per output voxel, {plan.flops_per_voxel * out:.3g} in all"),
-        ("reads", f"{human_bytes(traffic.read_bytes)} in {traffic.read_requests:,} requests, "
-         f"{plan.read_amplification:.2f} times the volume"),
+        ("reads", f"{human_bytes(traffic.read_bytes)} "
+         + (f"in {traffic.read_requests:,} requests" if traffic.read_requests else "from memory")
+         + f", {plan.read_amplification:.2f} times the volume"),
         ("writes", f"{human_bytes(traffic.written_bytes)} before compression in {traffic.write_requests:,} requests"),
         ("memory per process", as_sum(plan.memory())),
         *on_device,
@@ -101,10 +102,13 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _limits(plan: Plan) -> list[tuple[str, str]]:
-    if plan.limit is None:
-        return []
+    known = [
+        f"{human_bytes(limit)} {whose}"
+        for limit, whose in ((plan.limit, "of a process"), (plan.device_limit, "of its GPU"))
+        if limit is not None
+    ]
     verdict = "fits" if plan.fits else "does not fit: running it is refused"
-    return [("memory limit", f"{human_bytes(plan.limit)}; {verdict}")]
+    return [("memory limit", f"{' and '.join(known)}; {verdict}")] if known else []
 
 
 def _estimate(plan: Plan) -> list[tuple[str, str]]:
