@@ -16,20 +16,28 @@ PROBE = 48
 """Extent, in voxels per axis, at which a network that cannot run without data is measured and extrapolated."""
 
 
+MAPPED = 32 << 20
+"""Bytes from which on glibc always takes memory from the system, and returns it at once."""
+
+
 @dataclass(frozen=True)
 class ForwardPass:
-    """What one forward pass of one patch takes."""
+    """What one forward pass of one batch takes."""
 
     tensors: int
     """Peak bytes of the tensors that are alive at one time, input included."""
     peak: int
     """The same with the workspace of convolutions on a CPU: copies in the layout of their kernels."""
+    pooled: int
+    """Peak bytes of the tensors below `MAPPED`, which an allocator keeps in pieces when they are freed."""
     flops: int
     """Floating-point operations of convolutions and matrix products; a multiplication and an addition count as two."""
 
 
-def forward_pass(module: torch.nn.Module, channels: int, patch: Sequence[int], dtype: str) -> ForwardPass:
-    """Follow the sizes of all tensors through a forward pass.
+def forward_pass(
+    module: torch.nn.Module, channels: int, patch: Sequence[int], dtype: str, batch: int = 1
+) -> ForwardPass:
+    """Follow the sizes of all tensors through a forward pass of one batch.
 
     The module runs on meta tensors, which have sizes and no data, so this takes milliseconds at any patch size.
 
@@ -43,6 +51,8 @@ def forward_pass(module: torch.nn.Module, channels: int, patch: Sequence[int], d
         Extent of the patch, in voxels.
     dtype
         float32 or float64.
+    batch
+        Patches at a time: torch takes other implementations for more than one.
     """
     import torch
 
@@ -50,11 +60,20 @@ def forward_pass(module: torch.nn.Module, channels: int, patch: Sequence[int], d
 
     subject = next(subjects(module, channels, getattr(torch, dtype)))
     if subject.is_free:
-        return _follow(subject.module, (1, channels, *patch), dtype, "meta")
+        try:
+            return _follow(subject.module, (batch, channels, *patch), dtype, "meta")
+        except Exception:  # whatever a network raises that was exported for batches of one
+            if batch == 1:
+                raise
+            one = _follow(subject.module, (1, channels, *patch), dtype, "meta")
+            return _times(one, batch)
     small = tuple(min(n, PROBE) for n in patch)
     found = _follow(subject.module, (1, channels, *small), dtype, "cpu")
-    times = prod(patch) / prod(small)
-    return ForwardPass(*(int(times * n) for n in (found.tensors, found.peak, found.flops)))
+    return _times(found, batch * prod(patch) / prod(small))
+
+
+def _times(one: ForwardPass, times: float) -> ForwardPass:
+    return ForwardPass(*(int(times * n) for n in (one.tensors, one.peak, one.pooled, one.flops)))
 
 
 def activation_bytes(module: torch.nn.Module, channels: int, patch: Sequence[int], dtype: str) -> int:
@@ -72,7 +91,7 @@ def _follow(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device:
     convolution = torch.ops.aten.convolution.default
 
     class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        now = tensors = peak = 0
+        now = tensors = peak = small = pooled = 0
 
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
@@ -86,17 +105,24 @@ def _follow(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device:
             self.now += storage.nbytes()
             self.tensors = max(self.tensors, self.now)
             self.peak = max(self.peak, self.now)
+            if storage.nbytes() < MAPPED:
+                self.small += storage.nbytes()
+                self.pooled = max(self.pooled, self.small)
             weakref.finalize(storage, self.died, key, storage.nbytes())
 
         def died(self, key: int, size: int) -> None:
             self.seen.discard(key)
             self.now -= size
+            if size < MAPPED:
+                self.small -= size
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
             if func is convolution:
                 during, after = _workspace(args, result)
                 self.peak = max(self.peak, self.now + during, self.now + after + result.nbytes)
+                if during < MAPPED:
+                    self.pooled = max(self.pooled, self.small + during)
             for leaf in pytree.tree_leaves(result):
                 if isinstance(leaf, torch.Tensor):
                     self.born(leaf)
@@ -105,7 +131,7 @@ def _follow(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device:
     alive, counted = Alive(), FlopCounterMode(display=False)
     with torch.no_grad(), counted, alive:
         module(torch.zeros(shape, dtype=getattr(torch, dtype), device=device))
-    return ForwardPass(alive.tensors, alive.peak, counted.get_total_flops())
+    return ForwardPass(alive.tensors, alive.peak, alive.pooled, counted.get_total_flops())
 
 
 def _workspace(args: Sequence[Any], result: torch.Tensor) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from chunkinfer.models.activations import ForwardPass, forward_pass
 from chunkinfer.planning.calibration import Calibration
 from chunkinfer.planning.forms import PerAxis, byte_count, per_axis
 from chunkinfer.planning.layout import Layout, choose_layout
-from chunkinfer.planning.memory import LIBRARIES, kept
+from chunkinfer.planning.memory import KEPT, LIBRARIES
 from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.search import Budget, choose_blended_patch, choose_block, exact_lattices
 from chunkinfer.storage.store import CACHE_BYTES
@@ -187,7 +187,7 @@ def make_plan(
             model=model.name,
             digest=model.digest,
             model_bytes=model.parameter_bytes(),
-            forward=_forward(model, trace, lattice.patch),
+            forward=_forward(model, trace, lattice.patch, batch),
             reasons=tuple(f"{r.layer}: {r.text}" for r in trace.reasons),
             source_chunks=stored.chunks,
             source_shards=stored.shards,
@@ -261,7 +261,7 @@ def _budget(memory: int | None, batch: int, kernels: int, slots: int, model: Mod
     default = Budget()
     if memory is None:
         return Budget(default.activations // batch, default.block)
-    free = max(memory - LIBRARIES - kept(slots) - model.parameter_bytes() - CACHE_BYTES, 1)
+    free = max(memory - LIBRARIES - KEPT - model.parameter_bytes() - CACHE_BYTES, 1)
     activations = int(free * 2 / 3 / kernels / batch)
     return Budget(max(activations, 1), max(1, min(default.block, int(free / 4 / (slots + 2)))))
 
@@ -334,12 +334,12 @@ def _blended_lattices(
 
 
 @lru_cache(maxsize=256)
-def _forward_of(model: Model, channels: int, patch: tuple[int, ...]) -> ForwardPass:
-    return forward_pass(model.module_on("cpu"), channels, patch, model.compute_dtype())
+def _forward_of(model: Model, channels: int, patch: tuple[int, ...], batch: int) -> ForwardPass:
+    return forward_pass(model.module_on("cpu"), channels, patch, model.compute_dtype(), batch)
 
 
-def _forward(model: Model, trace: Trace, patch: Sequence[int]) -> ForwardPass:
-    return _forward_of(model, trace.channels_in, tuple(patch))
+def _forward(model: Model, trace: Trace, patch: Sequence[int], batch: int = 1) -> ForwardPass:
+    return _forward_of(model, trace.channels_in, tuple(patch), batch)
 
 
 def _confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:

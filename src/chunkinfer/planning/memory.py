@@ -22,12 +22,8 @@ LIBRARIES = 480_000_000
 """Python, torch, dask, tensorstore and what they load on first use, resident."""
 
 KEPT, KEPT_PER_SLOT = 100_000_000, 40_000_000
-"""What the allocator holds in the threads of a process, between freed pieces of other sizes."""
-
-
-def kept(slots: int) -> int:
-    """Bytes that the allocator holds with this many blocks in flight."""
-    return KEPT + KEPT_PER_SLOT * slots
+"""What the allocator holds between freed pieces, beside the small activations of each kernel; and more for each slot
+beyond the kernels and one."""
 
 
 def host_terms(plan: Plan) -> Terms:
@@ -42,11 +38,12 @@ def host_terms(plan: Plan) -> Terms:
         (f"outputs of {held} block(s)", size_out * held),
         ("read cache", CACHE_BYTES),
         ("a block as it is stored", size_out),
-        ("kept by the allocator", kept(slots)),
+        ("kept by the allocator", KEPT + KEPT_PER_SLOT * max(0, slots - kernels - 1)),
     ]
     if plan.device == "cpu":
-        activations = plan.forward.peak * plan.batch * kernels
-        terms.insert(2, (f"activations of {kernels} kernel(s)", activations))
+        name, held_back = terms.pop()
+        terms.append((name, held_back + plan.forward.pooled * kernels))
+        terms.insert(2, (f"activations of {kernels} kernel(s)", plan.forward.peak * kernels))
     return tuple(terms)
 
 
@@ -57,7 +54,7 @@ def device_terms(plan: Plan) -> Terms:
     _, size_out = block_bytes(plan)
     return (
         ("model", plan.model_bytes),
-        (f"activations of {plan.kernels} kernel(s)", plan.forward.tensors * plan.batch * plan.kernels),
+        (f"activations of {plan.kernels} kernel(s)", plan.forward.tensors * plan.kernels),
         (f"outputs of {plan.kernels} block(s)", size_out * plan.kernels),
     )
 

@@ -63,7 +63,7 @@ class Plan:
     model_bytes: int
     """Bytes of its weights."""
     forward: ForwardPass
-    """Memory and arithmetic of one patch."""
+    """Memory and arithmetic of one batch."""
     reasons: tuple[str, ...]
     """Why the network cannot be tiled exactly; empty if it can."""
     source_chunks: tuple[int, ...]
@@ -173,7 +173,7 @@ class Plan:
     @property
     def activations(self) -> int:
         """Bytes that a forward pass of one batch takes."""
-        return self.forward.peak * self.batch
+        return self.forward.peak
 
     @property
     def fits(self) -> bool:
@@ -211,7 +211,7 @@ class Plan:
     @property
     def flops_per_voxel(self) -> float:
         """Floating-point operations per output voxel (channels not counted), recomputation included."""
-        return self.forward.flops * self.patches / prod(self.lattice.output)
+        return self.forward.flops * self.patches / self.batch / prod(self.lattice.output)
 
     @property
     def traffic(self) -> Traffic:
