@@ -21,6 +21,9 @@ settings.register_profile(
 )
 settings.load_profile("chunkinfer")
 
+# Networks here are small: a second thread costs more than it computes.
+torch.set_num_threads(1)
+
 # Networks built while a test module is imported have the same weights in every run.
 torch.manual_seed(0)
 

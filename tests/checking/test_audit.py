@@ -454,7 +454,10 @@ HALOS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "shape", "fmt", "dtype", "lost", "right"), HALOS)
+@pytest.mark.parametrize(
+    ("name", "shape", "fmt", "dtype", "lost", "right"),
+    [case if i % 2 == 0 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(HALOS)],
+)
 def test_a_halo_too_small(
     tmp_path: Path, name: str, shape: tuple[int, ...], fmt: str, dtype: str, lost: str, right: bool
 ) -> None:

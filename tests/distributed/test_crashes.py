@@ -148,6 +148,7 @@ def saving(client: Client, run: Run) -> Iterator[Any]:
         yield pool.submit(ci.save, result, run.output, client=client, progress=False)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(start_cluster: Start, stored: Stored, tmp_path: Path) -> None:
     cluster = start_cluster()
     workers = [cluster.worker(), cluster.worker()]

@@ -110,6 +110,7 @@ def test_a_process_opens_the_model_once(client: Client, stored: Stored, tmp_path
     assert len(opened) == 2
 
 
+@pytest.mark.slow
 def test_the_graph_of_100_000_blocks_takes_seconds() -> None:
     """Around one second where nothing else runs; the limit leaves room for a busy machine."""
     benchmark = Path(__file__).parents[2] / "benchmarks" / "graph.py"
