@@ -14,6 +14,8 @@
     ├── PlanError              (ValueError)         patch, overlap, block, chunks or memory do not work out
     ├── DestinationError       (OSError)            where the output should go cannot take it
     │   └── SettingsDiffer                          it holds the output of another run
+    ├── EngineError            (RuntimeError)       an engine cannot run the network, or not as it should
+    │   └── PrecisionError                          reduced precision changes more than it may
     ├── DeviceError            (RuntimeError)       no such device here, or a kernel on the wrong worker
     ├── OutputError            (RuntimeError)       the network returned NaN, a wrong shape or a wrong range
     ├── RunError               (RuntimeError)       blocks failed; everything else is stored
@@ -93,6 +95,14 @@ class DestinationError(ChunkinferError, OSError):
 
 class SettingsDiffer(DestinationError):
     """The destination holds the output of a run with other settings."""
+
+
+class EngineError(ChunkinferError, RuntimeError):
+    """An engine cannot run the network, or its result is not the network's."""
+
+
+class PrecisionError(EngineError):
+    """Reduced precision changes more of the output than the run allows."""
 
 
 class DeviceError(ChunkinferError, RuntimeError):
