@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +69,8 @@ INFERENCE = _options(
     click.option("--normalize", type=_Numbers(), help="offset,scale: (value - offset) / scale."),
     click.option("--dtype", help="Of the result; uint8 quantises [0, 1]."),
     click.option("--precision", help="fp32, bf16 or fp16."),
+    click.option("--precision-tolerance", type=float, help="Share of decisions that reduced precision may flip; 0.01."),
+    click.option("--engine", help="torch, openvino, onnxruntime, torchscript, compile, export, or auto: the fastest."),
     click.option("--device", help="cpu or cuda."),
     click.option("--threads", type=int, help="Intra-op threads of a kernel on a CPU."),
     click.option("--memory", help='Of a worker process, such as "16 GiB": patch and block are chosen to fit.'),
@@ -199,8 +202,21 @@ def _inference(given: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in given.items() if k not in ("level", "array", "voxel_size", "offset", "missing")}
 
 
+def _with_malloc_settings() -> None:
+    """Start this process anew with the settings under which kernels are fastest: glibc reads them at the start only.
+
+    Whoever has set one of them is left alone, and so is every other system.
+    """
+    from chunkinfer.kernel.allocator import ENVIRONMENT
+
+    if sys.platform != "linux" or ENVIRONMENT.keys() & os.environ.keys():
+        return
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ENVIRONMENT})
+
+
 def run() -> None:
     """Entry point: errors of this library are shown without a traceback and end with code 1."""
+    _with_malloc_settings()
     try:
         main()
     except ChunkinferError as error:

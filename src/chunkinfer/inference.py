@@ -25,10 +25,10 @@ from chunkinfer.blockwise import (
     room_of,
 )
 from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
+from chunkinfer.geometry import Box
 from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize
 from chunkinfer.models import Model, open_model
 from chunkinfer.planning import (
-    PRECISIONS,
     PerAxis,
     Place,
     Plan,
@@ -60,6 +60,8 @@ class Settings(TypedDict, total=False):
     normalize: tuple[float, float] | Callable[[Any], Any] | None
     dtype: Any
     precision: str | None
+    precision_tolerance: float | None
+    engine: str | None
     device: str | None
     threads: int | None
     memory: int | str | None
@@ -86,6 +88,8 @@ def infer(
     normalize: tuple[float, float] | Callable[[Any], Any] | None = None,
     dtype: Any = None,
     precision: str | None = None,
+    precision_tolerance: float | None = None,
+    engine: str | None = None,
     device: str | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
@@ -106,8 +110,8 @@ def infer(
     volume
         A DataArray, dask, zarr or numpy array, or a URL, with axes (z, y, x), (c, z, y, x), (y, x) or (c, y, x).
     model
-        A `torch.nn.Module` in eval mode, or the path of a TorchScript or torch.export (.pt2) file. It takes
-        (n, c, *space) and returns (n, c, *space).
+        A `torch.nn.Module` in eval mode; the path of a TorchScript, torch.export (.pt2), ONNX (.onnx) or OpenVINO (.xml)
+        file; or any function of numpy arrays. It takes (n, c, *space) and returns (n, c, *space).
     patch
         Input voxels that the network sees at a time: a number, a tuple (z, y, x), or a dict by axis. The plan chooses
         what is left open.
@@ -128,7 +132,15 @@ def infer(
     dtype
         Of the result; by default that of the network's weights. "uint8" quantises [0, 1] to [0, 255].
     precision
-        "fp32" (default), "bf16" or "fp16" inside the network; results are accumulated in float32.
+        "fp32" (default), "bf16" or "fp16" inside the network; results are accumulated in float32. Reduced precision is
+        compared with fp32 on patches of this volume first; plan and report say what it changes.
+    precision_tolerance
+        Share of the decisions that reduced precision may flip, 0.01 by default: which channel is largest, or whether a
+        probability is above its threshold. Of other outputs, the mean difference over their standard deviation. Above
+        it the run is refused.
+    engine
+        What runs the network: "torch" (default, the reference), "openvino", "onnxruntime", "torchscript", "compile",
+        "export", or "auto" for the fastest of those that are installed, by measurement, in the precision asked for.
     device
         "cpu" or "cuda"; by default CUDA where this machine has it.
     threads
@@ -162,8 +174,9 @@ def infer(
         The network, a number or the volume does not fit.
     """
     wishes = Wishes(
-        patch, overlap, halo, block, window, batch, dtype, precision, threads, device, normalize, memory, slots,
-        max_block_minutes, calibrate,
+        patch=patch, overlap=overlap, halo=halo, block=block, window=window, batch=batch, dtype=dtype,
+        precision=precision, precision_tolerance=precision_tolerance, engine=engine, threads=threads, device=device, normalize=normalize,
+        memory=memory, slots=slots, max_block_minutes=max_block_minutes, calibrate=calibrate,
     )  # fmt: skip
     return _Inference.prepare(volume, model, wishes, exchange).result()
 
@@ -236,7 +249,8 @@ class _Inference:
             trace=trace,
             normalize=normalize,
             place=Place(device, *room_of(active_client(), device), device_memory(device)),
-            read=lambda box: Reader(origin_of(volume.array), volume.channels)(box),
+            read=_sampler(volume),
+            source=volume.array.name,
         )
         exchanging = must_exchange(volume.array) if exchange is None else exchange
         _check_device(resolved)
@@ -262,13 +276,12 @@ class _Inference:
             window=plan.window,
             normalize=self.normalize,
             channels_in=plan.channels_in,
-            channels_out=plan.channels_out,
+            channels_out=plan.network_channels,
             compute=np.dtype(plan.compute),
             dtype=np.dtype(plan.dtype),
             batch=plan.batch,
             device=plan.device,
             threads=plan.threads,
-            autocast=PRECISIONS[plan.precision],
         )
         settings = plan.settings()
         token = tokenize(volume.array.name, volume.dims, plan.digest, self.trace.operations, settings, grid)
@@ -286,7 +299,7 @@ class _Inference:
         }
         network = Payload(
             f"network-{token}",
-            Network(self.model, job, grid, plan.misfit()),
+            Network(self.model, plan.engine, plan.precision, job, grid, plan.misfit()),
             about,
             rebuild=lambda s: self.settled(s).lazy(),
         )
@@ -323,6 +336,14 @@ def _fit(given: Any, model: Model) -> tuple[Volume, Trace]:
         except ModelError as error:
             failures.append(error)
     raise failures[0]
+
+
+def _sampler(volume: Volume) -> Callable[[Box], Any]:
+    """Reads boxes of the volume in this process, for what is measured before a run."""
+    if not must_exchange(volume.array):
+        return Reader(origin_of(volume.array), volume.channels)
+    array = volume.array if volume.channels else volume.array[np.newaxis]  # its chunks are on a cluster
+    return lambda box: np.asarray(array[(slice(None), *box.slices)].compute())
 
 
 def _channels(volume: Volume) -> int:

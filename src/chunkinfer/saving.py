@@ -292,7 +292,7 @@ class _Run:
         """Compute and store the missing blocks."""
         grid = self._grid()
         done = self.ledger.done()
-        todo = [i for i in range(len(grid)) if i not in done]
+        todo = grid.z_order(i for i in range(len(grid)) if i not in done)
         report = RunReport(
             url=_plain(self.url),
             blocks=len(grid),

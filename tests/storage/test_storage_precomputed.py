@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import DestinationError, SourceError
+from chunkinfer.geometry.morton import code as morton_code
 from chunkinfer.storage import create, morton, open_source, write_unit
 from storage.filling import fill
 
@@ -194,7 +195,7 @@ def test_a_shard_is_a_box(grid: tuple[int, int, int], request: tuple[int, int, i
     codes: dict[int, set[tuple[int, ...]]] = {}
     seen = set()
     for cell in np.ndindex(*grid):
-        code = morton.code(cell, grid)
+        code = morton_code(cell, grid)
         seen.add(code)
         codes.setdefault(code >> bits, set()).add(tuple(i // b for i, b in zip(cell, box, strict=True)))
     assert len(seen) == np.prod(grid)

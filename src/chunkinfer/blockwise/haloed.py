@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from chunkinfer.blockwise.payload import Payload
 from chunkinfer.blockwise.stages import stage
+from chunkinfer.engines import Setup
+from chunkinfer.engines.opening import open_network
 from chunkinfer.errors import PlanError
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kernel import Job, cores, kernel_threads, require_device, run_block
@@ -25,9 +27,13 @@ from chunkinfer.models import Model
 
 @dataclass(frozen=True)
 class Network:
-    """A model, its job and its blocks: what a task does to the voxels it read."""
+    """A model, its engine, its job and its blocks: what a task does to the voxels it read."""
 
     model: Model
+    engine: str
+    """What runs the model."""
+    precision: str
+    """fp32, bf16 or fp16 inside the network."""
     job: Job
     grid: BlockGrid
     """Blocks of the output over the spatial axes."""
@@ -39,8 +45,9 @@ class Network:
         if self.misfit is not None:
             raise self.misfit
         require_device(self.job.device)
-        run = self.model.network(self.job.device)
-        threads = kernel_threads(self.job.device, kernels_here(self.job))
+        kernels = kernels_here(self.job)
+        run = open_network(self.model, self._setup(kernels), self.engine)
+        threads = kernel_threads(self.job.device, kernels)
         with stage("wait"):
             threads.places.acquire()
         try:
@@ -48,6 +55,11 @@ class Network:
                 return threads.run(partial(run_block, self.job, run, data, seen, out))
         finally:
             threads.places.release()
+
+    def _setup(self, kernels: int) -> Setup:
+        job = self.job
+        patch = (job.batch, job.channels_in, *job.lattice.patch)
+        return Setup(patch, job.device, job.threads, kernels, job.compute.name, self.precision)
 
 
 def kernels_here(job: Job) -> int:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer.engines.torch_eager import TYPES
 from chunkinfer.geometry import AxisContract, Box, round_up
 from chunkinfer.kernel import WINDOWS, Affine, Normalize
 from chunkinfer.models import Model
-from chunkinfer.planning import PRECISIONS
 
 Array = NDArray[Any]
 Read = Callable[[Box], Array]
@@ -39,8 +39,8 @@ def forward_of(model: Model, device: str, normalize: Normalize, precision: str) 
         else:
             values = np.asarray(normalize(voxels), compute)
         inside: AbstractContextManager[Any] = nullcontext()
-        if kind := PRECISIONS[precision]:
-            inside = torch.autocast(device, dtype=getattr(torch, kind))
+        if precision != "fp32":
+            inside = torch.autocast(device, dtype=getattr(torch, TYPES[precision]))
         elif device == "cuda":  # convolutions round to TF32 there unless told otherwise
             inside = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), inside:

@@ -9,6 +9,7 @@ import click
 
 import chunkinfer as ci
 from chunkinfer.demo.network import load
+from chunkinfer.kernel.allocator import ENVIRONMENT
 from chunkinfer.testing.scores import adapted_rand_error, segment
 from chunkinfer.testing.synthetic import synthetic_em
 from chunkinfer.viewers.plots import side_by_side
@@ -18,10 +19,6 @@ SHAPE = (96, 384, 384)
 
 BLOCK = (48, 192, 192)
 """Voxels of a block: eight of them, so that there are cuts to look at."""
-
-MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "OMP_NUM_THREADS": "1"}
-"""Environment of the workers: glibc keeps large activations instead of mapping fresh pages for every patch, which makes
-torch on a CPU up to twice as fast. It must be set before a worker starts."""
 
 
 def run(folder: str | Path, workers: int = 2) -> None:
@@ -54,7 +51,7 @@ def run(folder: str | Path, workers: int = 2) -> None:
     click.echo(ci.plan(volume, network, block=BLOCK, dtype="uint8"))
     result = ci.infer(volume, network, block=BLOCK, dtype="uint8")
     with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": MALLOC}),
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}}),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
         ) as cluster,

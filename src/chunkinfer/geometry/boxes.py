@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
 from math import prod
+
+from chunkinfer.geometry.morton import code
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,18 @@ class BlockGrid:
             position, i = divmod(position, n)
             index.append(i)
         return tuple(reversed(index))
+
+    def z_order(self, positions: Iterable[int]) -> list[int]:
+        """Blocks in Morton order: those that follow each other are neighbours, so that what one reads of its halo is
+        still in caches for the next."""
+        counts = self.counts[::-1]
+        alone = [[code((0,) * d + (i,) + (0,) * (len(counts) - d - 1), counts) for i in range(n)]
+                 for d, n in enumerate(counts)]  # fmt: skip
+
+        def place(position: int) -> int:
+            return sum(table[i] for table, i in zip(alone, reversed(self.unravel(position)), strict=True))
+
+        return sorted(positions, key=place)
 
     def ravel(self, index: Sequence[int]) -> int:
         """Inverse of `unravel`."""

@@ -207,6 +207,14 @@ class PatchLattice:
     def __len__(self) -> int:
         return prod(len(a.starts) for a in self.axes)
 
+    def alone(self, shape: Sequence[int] | None = None) -> PatchLattice:
+        """One patch of this kind over a volume of its own size, or of a smaller shape that is far-padded to it."""
+        axes = []
+        for a, n in zip(self.axes, shape or self.patch, strict=True):
+            step = round_up(a.patch, a.contract.period) if a.exact else a.step
+            axes.append(AxisLattice(a.contract, n, a.patch, a.patch, step, (0,), a.exact))
+        return PatchLattice(tuple(axes))
+
     def touching(self, out: Box) -> Iterator[tuple[int, ...]]:
         """Indices of the patches that contribute to an output box, the last axis fastest."""
         return product(*(a.touching(lo, hi) for a, lo, hi in zip(self.axes, out.start, out.stop, strict=True)))

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from chunkinfer.errors import ModelError
+from chunkinfer.models import opaque
 from chunkinfer.models import torch_models as adapter
 
 if TYPE_CHECKING:
     import torch
 
+    from chunkinfer.models.augmentation import Augmentation
     from chunkinfer.models.network import Network
     from chunkinfer.models.trace import Trace
 
 KEPT_OPEN = 4
 """Networks that a process keeps open; the least recently used one is closed first."""
 
-_open: OrderedDict[tuple[str, str], torch.nn.Module] = OrderedDict()
-_traces: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, int, int, tuple[int, ...] | None], Trace]] = (
-    WeakKeyDictionary()
-)
-_lock = threading.Lock()
+TORCH_KINDS = ("module", "torchscript", "export")
+"""Kinds of model that hold a torch module; the others can only be called."""
+
+_open: OrderedDict[tuple[str, str], Any] = OrderedDict()
+_traces: WeakKeyDictionary[torch.nn.Module, dict[_TraceKey, Trace]] = WeakKeyDictionary()
+_probed: dict[_TraceKey, Trace] = {}
+_lock = threading.RLock()
+
+_TraceKey = tuple[str, int, int, tuple[int, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -37,17 +45,37 @@ class Model:
 
     name: str
     """For people: the class or the file."""
-    digest: str
-    """blake2b of the weights and the structure, or of the file."""
+    network_digest: str
+    """blake2b of the weights and the structure, of the file, or of a function's code."""
     kind: str
-    """module, torchscript or export."""
+    """module, torchscript or export; onnx or openvino for files of others; function for what can only be called."""
     path: str | None = field(default=None, compare=False)
     """Where the file is; it must be there for every worker too. Files are kept open by their digest."""
     module: adapter.Shippable | None = field(default=None, compare=False, repr=False)
-    """The module itself, pickled when it leaves the process."""
+    """The module or function itself, pickled when it leaves the process."""
+    augmentation: Augmentation | None = None
+    """Variants of each patch whose results are averaged; see `chunkinfer.augment`."""
+
+    @property
+    def digest(self) -> str:
+        """Of the network, and of its augmentation where there is one."""
+        if self.augmentation is None:
+            return self.network_digest
+        token = json.dumps(self.augmentation.token(), sort_keys=True)
+        return hashlib.blake2b(f"{self.network_digest} {token}".encode(), digest_size=16).hexdigest()
+
+    @property
+    def of_torch(self) -> bool:
+        """Whether it holds a torch module, into which one can look."""
+        return self.kind in TORCH_KINDS
+
+    @property
+    def plain(self) -> Model:
+        """The model without augmentation."""
+        return replace(self, augmentation=None)
 
     def module_on(self, device: str) -> torch.nn.Module:
-        """The network on a device, opened once per process.
+        """The torch module on a device, opened once per process; only of kinds that hold one.
 
         Raises
         ------
@@ -56,20 +84,31 @@ class Model:
         """
         if self.module is not None:
             return self.module.on(device)
-        with _lock:
-            key = (self.digest, device)
-            if key not in _open:
-                _open[key] = self._load(device)
-                while len(_open) > KEPT_OPEN:
-                    _open.popitem(last=False)
-            _open.move_to_end(key)
-            return _open[key]
+        module: torch.nn.Module = self._opened(device, lambda path: adapter.load_file(path, self.kind, device))
+        return module
 
-    def network(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The callable that the kernel runs: (n, c, *space) -> (n, c, *space) on the device."""
-        return adapter.callable_of(self.module_on(device))
+    def function(self) -> Callable[[Any], Any]:
+        """What a model without a torch module is: a function of arrays, opened once per process.
 
-    def _load(self, device: str) -> torch.nn.Module:
+        Raises
+        ------
+        ModelError
+            As for `module_on`.
+        """
+        if self.module is not None:
+            found: Callable[[Any], Any] = self.module.get()
+            return found
+        file: opaque.File = self._opened("cpu", opaque.open_file)
+        return file.run
+
+    def file(self) -> str:
+        """The path of the model's file, checked to be there and the one that was planned with.
+
+        Raises
+        ------
+        ModelError
+            It is neither.
+        """
         path = self.path or ""
         if not os.path.exists(path):
             raise ModelError(
@@ -77,22 +116,48 @@ class Model:
                 "Workers on other machines need to see it under the same path.",
                 ["put it on a file system that all workers share", "give infer the torch.nn.Module: it travels itself"],
             )
-        if adapter.file_digest(path) != self.digest:
+        if adapter.file_digest(path) != self.network_digest:
             raise ModelError(
                 f"The model file {path} is not the one that this run was planned with.",
                 "It was replaced in between, or another machine has another file under this path.",
                 ["restore the file", "plan anew: infer(volume, model) reads the new one"],
             )
-        return adapter.load_file(path, self.kind, device)
+        return path
+
+    def network(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The reference that every engine is compared with: (n, c, *space) -> (n, c, *space) on the device, any size.
+
+        torch runs what torch can, in the network's own precision; a file or function of others runs itself.
+        """
+        if self.of_torch:
+            run = adapter.callable_of(self.module_on(device))
+        else:
+            run = opaque.on_tensors(self.function())
+        return run if self.augmentation is None else self.augmentation.wrap(run)
+
+    def _opened(self, device: str, load: Callable[[str], Any]) -> Any:
+        """What a file holds, opened once per process."""
+        with _lock:
+            key = (self.network_digest, device)
+            if key not in _open:
+                _open[key] = load(self.file())
+                while len(_open) > KEPT_OPEN:
+                    _open.popitem(last=False)
+            _open.move_to_end(key)
+            return _open[key]
 
     def compute_dtype(self) -> str:
         """float32, or float64 for a network in double precision."""
-        return adapter.compute_dtype(self.module_on("cpu"), self.name)
+        if self.of_torch:
+            return adapter.compute_dtype(self.module_on("cpu"), self.name)
+        return "float32"
 
     def parameter_bytes(self) -> int:
-        """Bytes of weights and buffers."""
-        module = self.module_on("cpu")
-        return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+        """Bytes of weights and buffers; of the file where nobody can look into it."""
+        if self.of_torch:
+            module = self.module_on("cpu")
+            return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+        return sum(map(os.path.getsize, adapter.files_of(self.path))) if self.path else 0
 
     def arrays(self, channels: int, ndim: int) -> Network:
         """The network as a function of numpy arrays, on the CPU."""
@@ -100,7 +165,9 @@ class Model:
 
         from chunkinfer.models.network import Array, Network
 
-        run = self.network("cpu")
+        if self.path and not self.of_torch:
+            return opaque.open_opaque(self.path, channels, ndim)
+        run = self.plain.network("cpu")
 
         def on_arrays(x: Array) -> Array:
             with torch.no_grad():
@@ -110,28 +177,47 @@ class Model:
         return Network(self.name, on_arrays, channels, ndim, self.compute_dtype())
 
     def trace(self, channels: int, ndim: int, size: tuple[int, ...] | None = None) -> Trace:
-        """The network's contract on every axis; see `chunkinfer.models.trace.trace`. Remembered with the module.
+        """The network's contract on every axis, remembered: traced from a torch module (see
+        `chunkinfer.models.trace.trace`), found by probing where nobody can look into it.
 
-        A module that the tracer refuses may state its contract itself, in an attribute ``tiling_contract``; it is
-        believed after a check.
+        A module that the tracer refuses, or a function, may state its contract itself, in an attribute
+        ``tiling_contract``; it is believed after a check.
         """
+        with _lock:
+            known = _traces.setdefault(self.module_on("cpu"), {}) if self.of_torch else _probed
+            key = (self.network_digest, channels, ndim, size)
+            if key not in known:
+                known[key] = self._traced(channels, ndim, size) if self.of_torch else self._probed(channels, ndim, size)
+            found = known[key]
+        if self.augmentation is None:
+            return found
+        return replace(found, axes=self.augmentation.contracts(found.axes))
+
+    def _traced(self, channels: int, ndim: int, size: tuple[int, ...] | None) -> Trace:
         import torch
 
         from chunkinfer.models.declaring import confirm, contracts_of, declared_by
         from chunkinfer.models.trace import trace
 
         module = self.module_on("cpu")
-        known = _traces.setdefault(module, {})
-        key = (self.digest, channels, ndim, size)
-        if key not in known:
-            found = trace(module, channels, ndim, dtype=getattr(torch, self.compute_dtype()), size=size)
-            if found.reasons and (declared := declared_by(module)) is not None:
-                axes = contracts_of(declared, ndim)
-                with torch.random.fork_rng(devices=[]):
-                    seen = confirm(self.arrays(channels, ndim), axes)
-                found = replace(found, axes=axes, reasons=(), declared=seen)
-            known[key] = found
-        return known[key]
+        found = trace(module, channels, ndim, dtype=getattr(torch, self.compute_dtype()), size=size)
+        if not found.reasons or (declared := declared_by(module)) is None:
+            return found
+        axes = contracts_of(declared, ndim)
+        with torch.random.fork_rng(devices=[]):
+            seen = confirm(self.arrays(channels, ndim), axes)
+        return replace(found, axes=axes, reasons=(), declared=seen)
+
+    def _probed(self, channels: int, ndim: int, size: tuple[int, ...] | None) -> Trace:
+        from chunkinfer.models.declaring import contracts_of, declared_by
+        from chunkinfer.models.probing import declared_field, probe
+        from chunkinfer.models.trace import Reason, Trace
+
+        network = self.arrays(channels, ndim)
+        declared = None if self.path else declared_by(self.function())
+        field = probe(network, size) if declared is None else declared_field(network, contracts_of(declared, ndim))
+        reasons = tuple(Reason(self.name, text) for text in field.reasons)
+        return Trace(field.axes, channels, field.channels_out, field.dtype, reasons, (field.how,), field.verified)
 
 
 def open_model(model: object) -> Model:
@@ -140,8 +226,9 @@ def open_model(model: object) -> Model:
     Parameters
     ----------
     model
-        A `torch.nn.Module`, the path of a TorchScript (``torch.jit.save``) or ``torch.export`` (.pt2) file, or a
-        `Model`. A path that the caller types is consent to run what the file holds.
+        A `torch.nn.Module`, the path of a TorchScript (``torch.jit.save``), ``torch.export`` (.pt2), ONNX (.onnx) or
+        OpenVINO (.xml) file, any function from an array (n, c, *space) to another, or a `Model`. A path that the caller
+        types is consent to run what the file holds.
 
     Raises
     ------
@@ -154,7 +241,12 @@ def open_model(model: object) -> Model:
         return model
     if isinstance(model, str | os.PathLike):
         path = os.path.abspath(Path(model).expanduser())
+        if kind := opaque.FILE_KINDS.get(Path(path).suffix):
+            return Model(Path(path).name, adapter.file_digest(path), kind, path=path)
         return Model(Path(path).name, adapter.file_digest(path), adapter.file_kind(path), path=path)
+    if opaque.is_opaque(model):
+        name = getattr(model, "__name__", type(model).__name__)
+        return Model(name, opaque.function_digest(model), "function", module=adapter.Shippable(model))
     module = adapter.as_module(model)
     kind = "torchscript" if adapter.is_script(module) else "module"
     return Model(type(module).__name__, adapter.module_digest(module), kind, module=adapter.Shippable(module))

@@ -6,10 +6,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from chunkinfer.errors import ModelError
 from chunkinfer.models.network import Array, Network
+
+if TYPE_CHECKING:
+    import torch
+
+FILE_KINDS = {".onnx": "onnx", ".xml": "openvino"}
+"""Kinds of files that torch does not open, by their suffix."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ def is_opaque(model: object) -> bool:
     import torch
 
     if isinstance(model, str | os.PathLike):
-        return Path(model).suffix in (".onnx", ".xml")
+        return Path(model).suffix in FILE_KINDS
     return callable(model) and not isinstance(model, torch.nn.Module | torch.export.ExportedProgram)
 
 
@@ -48,18 +56,7 @@ def open_opaque(model: Any, channels: int | None, ndim: int | None) -> Network:
         if channels is None or ndim is None:
             raise unknown_input(name)
         return Network(name, model, channels, ndim)
-    path = os.path.abspath(Path(model).expanduser())
-    if path.endswith(".onnx"):
-        from chunkinfer.models.onnx_models import open_onnx as opened
-    else:
-        from chunkinfer.models.openvino_models import open_openvino as opened
-    if not os.path.exists(path):
-        raise ModelError(
-            f"The model file {path} is not there.",
-            "The path is relative to where Python was started, or the file is elsewhere.",
-            [f"look for it: ls {os.path.dirname(path)}", "give the whole path"],
-        )
-    file = opened(path)
+    file = open_file(os.path.abspath(Path(model).expanduser()))
     _, stated, *space = file.shape
     channels = channels or stated
     ndim = ndim or len(space)
@@ -74,6 +71,49 @@ def open_opaque(model: Any, channels: int | None, ndim: int | None) -> Network:
         )
     shape = tuple(space) if any(n is not None for n in space) else None
     return Network(file.name, file.run, channels, ndim, file.dtype, shape)
+
+
+def open_file(path: str) -> File:
+    """A .onnx or .xml file, opened by what its framework brings.
+
+    Raises
+    ------
+    ModelError, MissingExtra
+        As for `open_opaque`.
+    """
+    if path.endswith(".onnx"):
+        from chunkinfer.models.onnx_models import open_onnx as opened
+    else:
+        from chunkinfer.models.openvino_models import open_openvino as opened
+    if not os.path.exists(path):
+        raise ModelError(
+            f"The model file {path} is not there.",
+            "The path is relative to where Python was started, or the file is elsewhere.",
+            [f"look for it: ls {os.path.dirname(path)}", "give the whole path"],
+        )
+    return opened(path)
+
+
+def on_tensors(run: Callable[[Array], Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function of arrays as one of tensors, by way of the host's memory."""
+    import torch
+
+    def on_tensor(patches: torch.Tensor) -> torch.Tensor:
+        result = np.asarray(run(patches.numpy(force=True)))
+        if not result.flags.writeable:  # torch has no read-only tensors
+            result = result.copy()
+        return torch.from_numpy(np.ascontiguousarray(result)).to(patches.device)
+
+    return on_tensor
+
+
+def function_digest(function: Any) -> str:
+    """blake2b of a function's code and what it holds."""
+    import hashlib
+
+    import cloudpickle
+
+    return hashlib.blake2b(cloudpickle.dumps(function), digest_size=16).hexdigest()
 
 
 def unknown_input(name: str) -> ModelError:

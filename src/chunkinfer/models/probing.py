@@ -13,6 +13,7 @@ import numpy as np
 
 from chunkinfer.errors import ModelError
 from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.models.declaring import confirm
 from chunkinfer.models.field import ReceptiveField
 from chunkinfer.models.network import Array, Network
 from chunkinfer.models.probed_axis import AxisProbe, Refused
@@ -70,6 +71,19 @@ def probe(network: Network, size: tuple[int, ...] | None = None) -> ReceptiveFie
         tuple(reasons),
         None if reasons else tuple(seen),
     )
+
+
+def declared_field(network: Network, contracts: tuple[AxisContract, ...]) -> ReceptiveField:
+    """The receptive field that a caller or a network states, checked by real runs.
+
+    Raises
+    ------
+    ModelError
+        A run contradicts it.
+    """
+    seen = confirm(network, contracts)
+    y = network(network.noise([c.smallest for c in contracts]))
+    return ReceptiveField(network.name, contracts, network.channels, y.shape[1], str(y.dtype), "declared", (), seen)
 
 
 def _tiles(network: Network, axes: list[AxisContract]) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from chunkinfer.errors import ModelError
-from chunkinfer.geometry.contract import AxisContract
-from chunkinfer.models.declaring import Declared, confirm, contracts_of
+from chunkinfer.models.declaring import Declared, contracts_of
 from chunkinfer.models.field import ReceptiveField
 from chunkinfer.models.model import Model, open_model
-from chunkinfer.models.network import Flags, Network
+from chunkinfer.models.network import Flags
 from chunkinfer.models.opaque import is_opaque, open_opaque, unknown_input
+from chunkinfer.models.probing import declared_field, probe
 from chunkinfer.models.verifying import Seen, check_spread
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ def receptive_field(
     if is_opaque(model):
         network = open_opaque(model, channels, ndim)
         if contract is not None:
-            return _declared(network, contracts_of(contract, network.ndim))
-        from chunkinfer.models.probing import probe
-
+            return declared_field(network, contracts_of(contract, network.ndim))
         return probe(network, _sizes(size, network.ndim))
     import torch
 
@@ -85,7 +83,7 @@ def receptive_field(
     channels, ndim = _input_of(module, opened.name, channels, ndim)
     if contract is not None:
         with torch.random.fork_rng(devices=[]):
-            return _declared(opened.arrays(channels, ndim), contracts_of(contract, ndim))
+            return declared_field(opened.arrays(channels, ndim), contracts_of(contract, ndim))
     try:
         found = opened.trace(channels, ndim, _sizes(size, ndim))
     except ModelError as error:
@@ -154,9 +152,3 @@ def check_trace(model: Model, found: Trace) -> tuple[Seen, ...]:
         return (below, above) if np.any(below | above) else network.changes(shape, axis, cut)
 
     return check_spread(model.name, found.axes, spread, "NaN")
-
-
-def _declared(network: Network, contracts: tuple[AxisContract, ...]) -> ReceptiveField:
-    seen = confirm(network, contracts)
-    y = network(network.noise([c.smallest for c in contracts]))
-    return ReceptiveField(network.name, contracts, network.channels, y.shape[1], str(y.dtype), "declared", (), seen)

@@ -24,16 +24,17 @@ _PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 
 class Shippable:
-    """A module that is pickled only when it leaves the process: the caller's own object, so his own trust."""
+    """A module, or a function, that is pickled only when it leaves the process: the caller's own object, so his own
+    trust."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._module: torch.nn.Module | None = module
+    def __init__(self, module: Any) -> None:
+        self._module: Any = module
         self._data = b""
         self._elsewhere: dict[str, torch.nn.Module] = {}
 
     def on(self, device: str) -> torch.nn.Module:
         """The module on a device; a copy where it is on another, made once."""
-        module = self.get()
+        module: torch.nn.Module = self.get()
         if all(t.device.type == device for t in (*module.parameters(), *module.buffers())):
             return module
         with _opening:
@@ -41,8 +42,8 @@ class Shippable:
                 self._elsewhere[device] = copy.deepcopy(module).to(device)
             return self._elsewhere[device]
 
-    def get(self) -> torch.nn.Module:
-        """The module; unpickled on first use."""
+    def get(self) -> Any:
+        """The module or function; unpickled on first use."""
         with _opening:
             if self._module is None:
                 import torch
@@ -83,7 +84,7 @@ def as_module(model: object) -> torch.nn.Module:
         return model
     raise ModelError(
         f"A {type(model).__name__} is no network.",
-        "A model is a torch.nn.Module or the path of a TorchScript or torch.export file.",
+        "A model is a torch.nn.Module, the path of a file, or a function of arrays.",
         [
             'infer(volume, "model.pt2") after torch.export.save(torch.export.export(module, (x,)), "model.pt2")',
             "infer(volume, module) with the module itself; a state_dict goes into one: module.load_state_dict(...)",
@@ -91,7 +92,7 @@ def as_module(model: object) -> torch.nn.Module:
     )
 
 
-def is_script(module: torch.nn.Module) -> bool:
+def is_script(module: object) -> bool:
     """Whether a module is compiled TorchScript."""
     import torch
 
@@ -116,11 +117,20 @@ def module_digest(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def files_of(path: str) -> tuple[str, ...]:
+    """The files of a model: OpenVINO keeps the weights in a second one."""
+    weights = f"{path.removesuffix('.xml')}.bin"
+    return (path, weights) if path.endswith(".xml") and os.path.exists(weights) else (path,)
+
+
 def file_digest(path: str) -> str:
-    """blake2b of a file, or `ModelError` where it can't be read."""
+    """blake2b of a model's files, or `ModelError` where they can't be read."""
+    digest = hashlib.blake2b(digest_size=16)
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        for part in files_of(path):
+            with open(part, "rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        return digest.hexdigest()
     except OSError as error:
         raise ModelError(
             f"The model file {path} cannot be read: {error.strerror or error}.",

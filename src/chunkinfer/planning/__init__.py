@@ -3,12 +3,11 @@
 from chunkinfer.planning.costs import Prices
 from chunkinfer.planning.forms import PerAxis, every_axis
 from chunkinfer.planning.layout import WORTH_A_TASK, choose_layout, copy_block
-from chunkinfer.planning.make import PRECISIONS, Place, Stored, Wishes, grid_for_exchange, make_plan, positive
+from chunkinfer.planning.make import Place, Stored, Wishes, grid_for_exchange, make_plan, positive
 from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.show import human_bytes
 
 __all__ = [
-    "PRECISIONS",
     "WORTH_A_TASK",
     "PerAxis",
     "Place",

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chunkinfer.geometry import Box, PatchLattice, blended_axis, exact_axis
+from chunkinfer.engines import Setup
+from chunkinfer.engines.opening import ENGINES, open_network
+from chunkinfer.geometry import Box, PatchLattice
 from chunkinfer.kernel import Job, run_block
 from chunkinfer.planning.speed import (
     PASSES,
@@ -40,36 +42,33 @@ class Calibration:
     ----------
     job
         Makes the kernel's job of a lattice and a batch.
-    model
-        The network.
-    device, kernels
-        Type of device, and kernels at a time.
-    channels, dtype
+    setup
+        Makes what the network is opened for, of the same.
+    model, engine
+        The network, and what runs it.
+    dtype
         Of the volume.
-    conditions
-        All else that speed depends on.
     """
 
     def __init__(
         self,
         job: Callable[[PatchLattice, int], Job],
+        setup: Callable[[PatchLattice, int], Setup],
         model: Model,
-        device: str,
-        kernels: int,
-        channels: int,
+        engine: str,
         dtype: np.dtype[Any],
-        *conditions: object,
     ) -> None:
-        import torch
-
-        self.job, self.model, self.device, self.kernels = job, model, device, kernels
-        self.channels, self.dtype = channels, dtype
+        self.job, self.setup, self.model, self.engine, self.dtype = job, setup, model, engine, dtype
         self.until = time.perf_counter() + SECONDS
         self.watts: float | None = None
-        self.remembered = Remembered(
-            model.digest, device_name(device), kernels, "torch", torch.__version__, channels, dtype, *conditions
-        )
         self._per_voxel: float | None = None
+
+    def _remembered(self, setup: Setup) -> Remembered:
+        """What was measured before under the same conditions."""
+        return Remembered(
+            self.model.digest, device_name(setup.device), setup.kernels, self.engine, ENGINES[self.engine].version(),
+            setup.patch[1], self.dtype, setup.precision, setup.threads,
+        )  # fmt: skip
 
     def fastest(self, lattices: Sequence[PatchLattice], batch: int, fixed: bool) -> tuple[PatchLattice, int, float]:
         """The lattice and batch with the most useful voxels per second, and the seconds of a batch.
@@ -86,7 +85,8 @@ class Calibration:
         for lattice in sorted(worth_trying(lattices), key=lambda a: prod(a.patch)):
             consider(lattice, batch)
         lattice, *_ = timed[min(timed)]
-        for more in () if fixed else (2, 4) if self.device == "cpu" else (2, 4, 8):
+        device = self.setup(lattice, batch).device
+        for more in () if fixed else (2, 4) if device == "cpu" else (2, 4, 8):
             if not self._passes(lattice, more):
                 break
             try:
@@ -97,16 +97,21 @@ class Calibration:
 
     def batch_seconds(self, lattice: PatchLattice, batch: int) -> float:
         """Seconds of one batch of patches of this size, from this run of the program or an earlier one."""
-        what = f"{'exact' if lattice.exact else 'blended'} {lattice.patch} x {batch}"
-        known = self.remembered.get(what)
+        what = _named(lattice, batch)
+        remembered = self._remembered(self.setup(lattice, batch))
+        known = remembered.get(what)
         if known is None:
             passes = self._passes(lattice, batch)
             if not passes and self._per_voxel is not None:
                 return self._per_voxel * prod(lattice.patch) * batch
             known = self._measure(lattice, batch, passes)
-            self.remembered.put(what, known)
+            remembered.put(what, known)
         self._per_voxel = known / prod(lattice.patch) / batch
         return known
+
+    def known(self, lattice: PatchLattice, batch: int) -> bool:
+        """Whether this was measured before, by this process or another."""
+        return self._remembered(self.setup(lattice, batch)).get(_named(lattice, batch)) is not None
 
     def _passes(self, lattice: PatchLattice, batch: int) -> int:
         """Timed passes for which there is time, after one that is not timed; 0 if there is none."""
@@ -115,25 +120,18 @@ class Calibration:
         return max((n for n in range(1, PASSES + 1) if (1 + n) * expected < left), default=0)
 
     def _measure(self, lattice: PatchLattice, batch: int, passes: int) -> float:
-        alone = PatchLattice(
-            tuple(
-                exact_axis(a.contract, a.patch, a.patch)
-                if lattice.exact
-                else blended_axis(a.contract, a.patch, a.patch, a.patch - a.step)
-                for a in lattice.axes
-            )
-        )
-        job, network = self.job(alone, batch), self.model.network(self.device)
+        alone, setup = lattice.alone(), self.setup(lattice, batch)
+        job, network = self.job(alone, batch), open_network(self.model, setup, self.engine)
         out = Box((0,) * len(alone.axes), alone.output)
         seen = alone.seen(out)
         rng = np.random.default_rng(0)
-        shape = (self.channels, *seen.shape)
+        shape = (setup.patch[1], *seen.shape)
         if self.dtype.kind == "f":
             data = rng.random(shape).astype(self.dtype)
         else:
             data = rng.integers(0, min(255, np.iinfo(self.dtype).max), shape).astype(self.dtype)
-        seconds = time_kernels(lambda: run_block(job, network, data, seen, out), self.kernels, max(1, passes))
-        self.watts = device_watts(self.device)
+        seconds = time_kernels(lambda: run_block(job, network, data, seen, out), setup.kernels, max(1, passes))
+        self.watts = device_watts(setup.device)
         return seconds
 
     def speed(self, plan: Plan, batch_seconds: float, read: Callable[[Box], Any]) -> Speed:
@@ -147,7 +145,11 @@ class Calibration:
         writing = time_writing(
             (plan.channels_out, *middle.shape), plan.layout.chunks, plan.layout.shards, filler.astype(plan.dtype)
         )
-        return Speed(batch_seconds, reading, writing, device_name(self.device), self.watts)
+        return Speed(batch_seconds, reading, writing, device_name(plan.device), self.watts)
+
+
+def _named(lattice: PatchLattice, batch: int) -> str:
+    return f"{'exact' if lattice.exact else 'blended'} {lattice.patch} x {batch}"
 
 
 def worth_trying(lattices: Sequence[PatchLattice]) -> Iterator[PatchLattice]:

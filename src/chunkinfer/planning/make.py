@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
@@ -11,24 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chunkinfer.engines import Setup
+from chunkinfer.engines.opening import AUTO, ENGINES, open_network
 from chunkinfer.errors import ModelError, NotExact, PlanError
 from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis, round_up
 from chunkinfer.kernel import WINDOWS, Affine, Job, Normalize, cores
 from chunkinfer.models import Model
-from chunkinfer.models.activations import ForwardPass, forward_pass
+from chunkinfer.models.activations import ForwardPass, assumed_pass, forward_pass
 from chunkinfer.planning.calibration import Calibration
+from chunkinfer.planning.engine_choice import EngineChoice, choose_engine, name_engine
 from chunkinfer.planning.forms import PerAxis, byte_count, per_axis
 from chunkinfer.planning.layout import Layout, choose_layout
 from chunkinfer.planning.memory import KEPT, LIBRARIES
 from chunkinfer.planning.plan import Plan
+from chunkinfer.planning.precision import TOLERANCE, PrecisionCheck, check_precision
 from chunkinfer.planning.search import Budget, choose_blended_patch, choose_block, exact_lattices
 from chunkinfer.storage.store import CACHE_BYTES
 
 if TYPE_CHECKING:
     from chunkinfer.models.trace import Reason, Trace
 
-PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
-"""Names of precisions and torch's names of their types."""
+PRECISIONS = ("fp32", "bf16", "fp16")
+"""Of the arithmetic inside the network."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Wishes:
     batch: int | None = None
     dtype: Any = None
     precision: str | None = None
+    precision_tolerance: float | None = None
+    engine: str | None = None
     threads: int | None = None
     device: str | None = None
     normalize: Any = None
@@ -55,9 +61,17 @@ class Wishes:
         """The memory of a worker process, in bytes; None where it was left open."""
         return None if self.memory is None else byte_count("memory", self.memory)
 
+    def output(self, channels: int, ndim: int) -> Any:  # TEMPORARY until kernel/outputs.py is there
+        class _O:
+            argmax, threshold = False, None
+            def channels_of(self, n): return n
+            def dtype_of(self, d, asked): return d
+            def describe(self): return None
+        return _O()
+
     def asked(self) -> tuple[str, ...]:
-        """Names of the arguments that were given."""
-        return tuple(name for name, value in vars(self).items() if value not in (None, False))
+        """Names of the arguments that were given and must be kept; "auto" leaves the engine open."""
+        return tuple(name for name, value in vars(self).items() if value not in (None, False, AUTO))
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,7 @@ def make_plan(
     normalize: Normalize,
     place: Place,
     read: Callable[[Box], Any],
+    source: str,
 ) -> Plan:
     """Resolve every choice of a run.
 
@@ -115,7 +130,9 @@ def make_plan(
     place
         Where the run will take place.
     read
-        Reads a box of the volume, for calibration.
+        Reads a box of the volume, for calibration and for the check of reduced precision.
+    source
+        Names the volume, so that it is not read again for the same check.
 
     Raises
     ------
@@ -123,79 +140,216 @@ def make_plan(
         No overlap was given, and the network cannot be tiled exactly.
     PlanError
         A number does not fit the network or the volume.
+    EngineError
+        No engine runs the network as asked, or reduced precision changes too much.
     """
-    patch = per_axis("patch", wishes.patch, axes, 1)
-    overlap = None if wishes.overlap is None else per_axis("overlap", wishes.overlap, axes, 0)
-    halo = None if wishes.halo is None else per_axis("halo", wishes.halo, axes, 0)
-    block = per_axis("block", wishes.block, axes, 1)
-    threads = _count("threads", wishes.threads)
-    slots = None if wishes.slots is None else positive("slots", wishes.slots)
-    kernels = max(1, cores() // threads) if place.device == "cpu" else 1
-    slots = slots or place.slots or kernels + 1
-    _check_minutes(wishes.max_block_minutes, wishes.calibrate)
-    window = _one_of("window", wishes.window or "hann", WINDOWS)
-    precision = _one_of("precision", wishes.precision or "fp32", PRECISIONS)
-    compute = model.compute_dtype()
-    if compute == "float64" and precision != "fp32":
-        raise PlanError(
-            f"precision={precision!r} and a network in double precision contradict each other.",
-            "",
-            ["model.float()", "leave precision= out"],
-        )
-    _check_output(trace.axes, shape, axes)
-    traced, reduced = trace.axes, None
-    if halo is not None:
-        _refuse_both(overlap)
-        reduced = _reduced(trace, halo)
-    if reduced:
-        _refuse_training(model, trace)
-        trace = replace(trace, axes=reduced)
-    if not (trace.exact or overlap is not None or reduced):
-        raise NotExact(*_not_exact(model, trace, axes))
-    dtype = _result_dtype(wishes.dtype, compute)
+    return _Planning(wishes, axes, shape, stored, dtype_in, model, trace, normalize, place, read, source).plan()
 
-    def job(lattice: PatchLattice, batch: int) -> Job:
+
+class _Planning:
+    """One plan on its way: what was asked for, resolved step by step."""
+
+    def __init__(
+        self,
+        wishes: Wishes,
+        axes: tuple[str, ...],
+        shape: Sequence[int],
+        stored: Stored,
+        dtype_in: np.dtype[Any],
+        model: Model,
+        trace: Trace,
+        normalize: Normalize,
+        place: Place,
+        read: Callable[[Box], Any],
+        source: str,
+    ) -> None:
+        self.wishes, self.axes, self.shape, self.stored, self.dtype_in = wishes, axes, shape, stored, dtype_in
+        self.model, self.normalize, self.place, self.read, self.source = model, normalize, place, read, source
+        self.patch = per_axis("patch", wishes.patch, axes, 1)
+        self.overlap = None if wishes.overlap is None else per_axis("overlap", wishes.overlap, axes, 0)
+        self.block = per_axis("block", wishes.block, axes, 1)
+        self.threads = _count("threads", wishes.threads)
+        self.batch = _count("batch", wishes.batch)
+        kernels = max(1, cores() // self.threads) if place.device == "cpu" else 1
+        slots = None if wishes.slots is None else positive("slots", wishes.slots)
+        self.slots = slots or place.slots or kernels + 1
+        self.kernels = min(kernels, self.slots)
+        _check_minutes(wishes.max_block_minutes, wishes.calibrate)
+        self.window = _one_of("window", wishes.window or "hann", WINDOWS)
+        self.precision = _one_of("precision", wishes.precision or "fp32", PRECISIONS)
+        self.tolerance = _tolerance(wishes.precision_tolerance)
+        self.asked_engine = name_engine(wishes.engine, model)
+        self.compute = model.compute_dtype()
+        if self.compute == "float64" and self.precision != "fp32":
+            raise PlanError(
+                f"precision={self.precision!r} and a network in double precision contradict each other.",
+                "",
+                ["model.float()", "leave precision= out"],
+            )
+        _check_output(trace.axes, shape, axes)
+        self.traced, self.reduced = trace, self._reduced(trace)
+        self.trace = trace if self.reduced is None else replace(trace, axes=self.reduced)
+        if not (trace.exact or self.overlap is not None or self.reduced):
+            raise NotExact(*_not_exact(model, trace, axes))
+        self.output = wishes.output(trace.channels_out, len(axes))
+        self.dtype = self.output.dtype_of(_result_dtype(wishes.dtype, self.compute), wishes.dtype is not None)
+
+    def _reduced(self, trace: Trace) -> tuple[AxisContract, ...] | None:
+        """The contracts with the halo asked for; None where none was, or where it is no less than was traced."""
+        if self.wishes.halo is None:
+            return None
+        if self.overlap is not None:
+            raise PlanError(
+                "halo= and overlap= contradict each other.",
+                "A halo is cut off each patch's output; an overlap is blended.",
+                ["infer(volume, model, halo=8)", "infer(volume, model, overlap=(4, 64, 64))"],
+            )
+        reduced = _reduced(trace, per_axis("halo", self.wishes.halo, self.axes, 0))
+        if reduced:
+            _refuse_training(self.model, trace)
+        return reduced
+
+    # ---- the steps ----------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Patch, engine, batch and block, in this order; then the check of reduced precision."""
+        found, budget = self._affordable()
+        open_choice = any(p is None for p in self.patch)
+        nothing: tuple[None, ...] = (None,) * len(self.axes)
+        others = [] if open_choice and not any(self.block) else self._lattices(nothing, nothing, budget)
+        engine = self._engine(found[0])
+        if self.wishes.calibrate:
+            made = self._calibrated(engine, found if open_choice else found[:1], others, budget)
+        else:
+            made = self._plan_of(found[0], self.batch, budget, engine)
+            made = replace(made, best=min([1.0, *(computed(o) / computed(found[0]) for o in others[:1])]))
+        if self.reduced is None and self.overlap is None:
+            _confirm(self.model, self.trace, made.lattice)
+        return made if self.precision == "fp32" else replace(made, check=self._checked(made))
+
+    def _affordable(self) -> tuple[list[PatchLattice], Budget]:
+        """Lattices, the best first, that fit into the memory given, and the budget that they keep."""
+        wishes, place = self.wishes, self.place
+        budget = _budget(wishes.memory_bytes(), self.batch, self.kernels, self.slots, self.model)
+        if wishes.calibrate and place.device_memory:  # a GPU's own memory is what bounds its patches
+            budget = replace(budget, activations=int(0.7 * place.device_memory) // self.kernels // self.batch)
+        found = self._lattices(self.patch, self.block, budget)
+        bounded = wishes.memory is not None or wishes.calibrate
+        for _ in range(8):  # the budget is a guess, the plan's sum decides
+            if not bounded or self._plan_of(found[0], self.batch, budget, _UNDECIDED).fits:
+                break
+            budget = Budget(max(1, int(0.8 * budget.activations)), max(1, int(0.8 * budget.block)))
+            found = self._lattices(self.patch, self.block, budget)
+        return found, budget
+
+    def _lattices(
+        self, patch: Sequence[int | None], block: Sequence[int | None], budget: Budget
+    ) -> list[PatchLattice]:
+        if self.overlap is None:
+            return _exact_lattices(self.model, self.trace, self.axes, self.shape, patch, block, budget)
+        return _blended_lattices(self.model, self.trace, self.axes, self.shape, patch, self.overlap)
+
+    def _engine(self, lattice: PatchLattice) -> EngineChoice:
+        setup = self._setup(lattice, self.batch)
+        clocks = {name: self._clock(name) for name in ENGINES}
+        return choose_engine(
+            self.asked_engine,
+            self.model,
+            setup,
+            seconds=lambda name: clocks[name].batch_seconds(lattice, self.batch),
+            known=lambda name: clocks[name].known(lattice, self.batch),
+        )
+
+    def _calibrated(
+        self, engine: EngineChoice, found: list[PatchLattice], others: list[PatchLattice], budget: Budget
+    ) -> Plan:
+        clock, fixed = self._clock(engine.engine), self.wishes.batch is not None
+        lattice, batch, seconds = clock.fastest(found, self.batch, fixed=fixed)
+        best = 1.0
+        if others:
+            other, other_batch, other_seconds = clock.fastest(others, batch, fixed=True)
+            best = min(1.0, other_seconds * len(other) / other_batch / (seconds * len(lattice) / batch))
+        minutes = self.wishes.max_block_minutes
+        made = self._plan_of(lattice, batch, budget, engine, inf if not minutes else 60 * minutes / seconds * batch)
+        return replace(made, best=best, speed=clock.speed(made, seconds, self.read))
+
+    def _checked(self, plan: Plan) -> PrecisionCheck | None:
+        """Reduced precision on samples of the volume, refused above the tolerance; None without the device."""
+        if plan.device == "cuda" and self.place.device_memory is None:
+            return None
+        model, setup = self.model, self._setup(plan.lattice, plan.batch)
+        found = check_precision(
+            self._job(plan.lattice, plan.batch),
+            self.precision,
+            model.network(plan.device),
+            open_network(model, setup, plan.engine),
+            self.read,
+            (model.digest, plan.engine, plan.threads, plan.device, plan.normalize, self.source),
+        )
+        found.refuse_above(self.tolerance)
+        return found
+
+    # ---- what the steps are made of -----------------------------------------------------------------------------
+
+    def _clock(self, engine: str) -> Calibration:
+        return Calibration(self._job, self._setup, self.model, engine, self.dtype_in)
+
+    def _setup(self, lattice: PatchLattice, batch: int) -> Setup:
+        patch = (batch, self.trace.channels_in, *lattice.patch)
+        return Setup(patch, self.place.device, self.threads, self.kernels, self.compute, self.precision)
+
+    def _job(self, lattice: PatchLattice, batch: int) -> Job:
         return Job(
-            lattice=lattice, window=window, normalize=normalize, channels_in=trace.channels_in,
-            channels_out=trace.channels_out, compute=np.dtype(compute), dtype=dtype, batch=batch, device=place.device,
-            threads=threads, autocast=PRECISIONS[precision],
+            lattice=lattice, window=self.window, normalize=self.normalize, channels_in=self.trace.channels_in,
+            channels_out=self.trace.channels_out, compute=np.dtype(self.compute), dtype=self.dtype, batch=batch,
+            device=self.place.device, threads=self.threads,
         )  # fmt: skip
 
-    def plan_of(lattice: PatchLattice, batch: int, budget: Budget, most_patches: float = inf) -> Plan:
-        size = np.dtype(compute).itemsize
-        blocks = choose_block(lattice, trace.channels_out, size, block, budget, most_patches)
-        _check_block(lattice, blocks, axes)
+    def _plan_of(
+        self, lattice: PatchLattice, batch: int, budget: Budget, engine: EngineChoice, most_patches: float = inf
+    ) -> Plan:
+        model, trace, wishes = self.model, self.trace, self.wishes
+        channels = self.output.channels_of(trace.channels_out)
+        blocks = choose_block(lattice, channels, np.dtype(self.compute).itemsize, self.block, budget, most_patches)
+        _check_block(lattice, blocks, self.axes)
         return Plan(
-            axes=axes,
+            axes=self.axes,
             lattice=lattice,
-            overlap=None if overlap is None else tuple(a.patch - a.step for a in lattice.axes),
-            context=tuple((c.low, c.high) for c in traced) if trace.exact else None,
-            reduced=None if reduced is None else tuple(max(c.low, c.high) for c in reduced),
+            overlap=None if self.overlap is None else tuple(a.patch - a.step for a in lattice.axes),
+            context=tuple((c.low, c.high) for c in self.traced.axes) if self.traced.exact else None,
+            reduced=None if self.reduced is None else tuple(max(c.low, c.high) for c in self.reduced),
             block=blocks,
-            window=window,
+            window=self.window,
             batch=batch,
-            normalize=describe_normalize(normalize),
+            normalize=describe_normalize(self.normalize),
             channels_in=trace.channels_in,
-            channels_out=trace.channels_out,
-            dtype_in=str(dtype_in),
-            dtype=str(dtype),
-            compute=compute,
-            precision=precision,
-            device=place.device,
-            threads=threads,
-            kernels=min(kernels, slots),
+            network_channels=trace.channels_out,
+            channels_out=channels,
+            output=self.output.describe(),
+            dtype_in=str(self.dtype_in),
+            dtype=str(self.dtype),
+            compute=self.compute,
+            precision=self.precision,
+            tolerance=self.tolerance,
+            check=None,
+            engine=engine.engine,
+            engine_why=engine.why,
+            device=self.place.device,
+            threads=self.threads,
+            kernels=self.kernels,
             model=model.name,
             digest=model.digest,
+            augmentation=None if model.augmentation is None else model.augmentation.describe(),
             model_bytes=model.parameter_bytes(),
             forward=_forward(model, trace, lattice.patch, batch),
             reasons=tuple(f"{r.layer}: {r.text}" for r in trace.reasons),
-            source_chunks=stored.chunks,
-            source_shards=stored.shards,
-            source_channels=stored.channels,
-            layout=_layout(lattice, axes, trace.channels_out, blocks),
-            slots=slots,
-            limit=wishes.memory_bytes() or place.memory,
-            device_limit=place.device_memory,
+            source_chunks=self.stored.chunks,
+            source_shards=self.stored.shards,
+            source_channels=self.stored.channels,
+            layout=_layout(lattice, self.axes, channels, blocks),
+            slots=self.slots,
+            limit=wishes.memory_bytes() or self.place.memory,
+            device_limit=self.place.device_memory,
             best=1.0,
             speed=None,
             max_block_minutes=wishes.max_block_minutes,
@@ -204,40 +358,20 @@ def make_plan(
             asked=wishes.asked(),
         )
 
-    def lattices(given: Sequence[int | None], blocks: Sequence[int | None], budget: Budget) -> list[PatchLattice]:
-        if overlap is None:
-            return _exact_lattices(model, trace, axes, shape, given, blocks, budget)
-        return _blended_lattices(model, trace, axes, shape, given, overlap)
 
-    batch = _count("batch", wishes.batch)
-    nothing: tuple[None, ...] = (None,) * len(axes)
-    budget = _budget(wishes.memory_bytes(), batch, min(kernels, slots), slots, model)
-    if wishes.calibrate and place.device_memory:  # a GPU's own memory is what bounds its patches
-        budget = replace(budget, activations=int(0.7 * place.device_memory) // kernels // batch)
-    found = lattices(patch, block, budget)
-    for _ in range(8):  # the budget is a guess, the plan's sum decides
-        if (wishes.memory is None and not wishes.calibrate) or plan_of(found[0], batch, budget).fits:
-            break
-        budget = Budget(max(1, int(0.8 * budget.activations)), max(1, int(0.8 * budget.block)))
-        found = lattices(patch, block, budget)
-    open_choice = any(p is None for p in patch)
-    others = [] if open_choice and not any(block) else lattices(nothing, nothing, budget)
-    if not wishes.calibrate:
-        if reduced is None and overlap is None:
-            _confirm(model, trace, found[0])
-        made = plan_of(found[0], batch, budget)
-        return replace(made, best=min([1.0, *(computed(o) / computed(found[0]) for o in others[:1])]))
-    clock = Calibration(job, model, place.device, min(kernels, slots), trace.channels_in, dtype_in, precision, threads)
-    lattice, batch, seconds = clock.fastest(found if open_choice else found[:1], batch, fixed=wishes.batch is not None)
-    if reduced is None and overlap is None:
-        _confirm(model, trace, lattice)
-    best = 1.0
-    if others:
-        other, other_batch, other_seconds = clock.fastest(others, batch, fixed=True)
-        best = min(1.0, other_seconds * len(other) / other_batch / (seconds * len(lattice) / batch))
-    most = inf if not wishes.max_block_minutes else 60 * wishes.max_block_minutes / seconds * batch
-    made = plan_of(lattice, batch, budget, most)
-    return replace(made, best=best, speed=clock.speed(made, seconds, read))
+_UNDECIDED = EngineChoice("", "")
+
+
+def _tolerance(asked: float | None) -> float:
+    if asked is None:
+        return TOLERANCE
+    if not isinstance(asked, int | float | np.number) or isinstance(asked, bool) or not asked >= 0:
+        raise PlanError(
+            f"precision_tolerance={asked!r} is no share.",
+            "It is the share of decisions that reduced precision may flip.",
+            [f"precision_tolerance={TOLERANCE}", "leave precision_tolerance= out"],
+        )
+    return float(asked)
 
 
 def _check_minutes(minutes: float | None, calibrate: bool) -> None:
@@ -303,15 +437,6 @@ def _reduced(trace: Trace, halo: Sequence[int | None]) -> tuple[AxisContract, ..
     return None if trace.exact and tuple(contracts) == trace.axes else tuple(contracts)
 
 
-def _refuse_both(overlap: Sequence[int | None] | None) -> None:
-    if overlap is not None:
-        raise PlanError(
-            "halo= and overlap= contradict each other.",
-            "A halo is cut off each patch's output; an overlap is blended.",
-            ["infer(volume, model, halo=8)", "infer(volume, model, overlap=(4, 64, 64))"],
-        )
-
-
 def _blended_lattices(
     model: Model,
     trace: Trace,
@@ -335,6 +460,8 @@ def _blended_lattices(
 
 @lru_cache(maxsize=256)
 def _forward_of(model: Model, channels: int, patch: tuple[int, ...], batch: int) -> ForwardPass:
+    if not model.of_torch:
+        return assumed_pass(channels, patch, batch)
     return forward_pass(model.module_on("cpu"), channels, patch, model.compute_dtype(), batch)
 
 
@@ -346,7 +473,7 @@ def _confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
     """Trace the chosen patch at its own size: what holds at one size is not believed of another."""
     from chunkinfer.models.trace import check_patch
 
-    if len(lattice) == 1:
+    if len(lattice) == 1 or not model.of_torch:  # what can only be called was probed at several sizes
         return
     clean = [
         None if len(a.starts) == 1 else (low := round_up(a.contract.low, a.contract.period), low + a.step)
@@ -395,7 +522,7 @@ def positive(name: str, value: Any) -> int:
     return int(value)
 
 
-def _one_of(name: str, value: str, table: dict[str, Any]) -> str:
+def _one_of(name: str, value: str, table: Collection[str]) -> str:
     if not isinstance(value, str) or value not in table:
         raise PlanError(
             f"{name}={value!r} is not known.", f"There are: {', '.join(table)}.",

@@ -15,6 +15,7 @@ from chunkinfer.planning import show
 from chunkinfer.planning.costs import Estimate, Prices, Traffic, estimate, traffic
 from chunkinfer.planning.layout import Layout
 from chunkinfer.planning.memory import Terms, device_terms, host_terms
+from chunkinfer.planning.precision import PrecisionCheck
 from chunkinfer.planning.speed import Speed
 
 
@@ -41,7 +42,12 @@ class Plan:
     normalize: str
     """How stored values are scaled, in words."""
     channels_in: int
+    network_channels: int
+    """Channels that the network gives."""
     channels_out: int
+    """Channels of the result: fewer where the output takes some of them, or decides between them."""
+    output: dict[str, Any] | None
+    """What is done with the network's output before it is stored; None if nothing."""
     dtype_in: str
     """dtype of the volume."""
     dtype: str
@@ -50,6 +56,15 @@ class Plan:
     """Floating-point type in which the network runs."""
     precision: str
     """fp32, bf16 or fp16 inside the network."""
+    tolerance: float
+    """Share of decisions that reduced precision may flip."""
+    check: PrecisionCheck | None
+    """Reduced precision against fp32 on samples of the volume; None in fp32, and where this process lacks the
+    device."""
+    engine: str
+    """What runs the network."""
+    engine_why: str
+    """Why it is this one."""
     device: str
     """cpu or cuda."""
     threads: int
@@ -60,6 +75,8 @@ class Plan:
     """Name of the model."""
     digest: str
     """Its digest."""
+    augmentation: str | None
+    """Variants of each patch that are averaged, in words; None if there are none."""
     model_bytes: int
     """Bytes of its weights."""
     forward: ForwardPass
@@ -115,6 +132,8 @@ class Plan:
             "normalize": self.normalize,
             "dtype": self.dtype,
             "precision": self.precision,
+            "engine": self.engine,
+            "output": self.output,
             "device": self.device,
             "threads": self.threads,
         }
@@ -228,7 +247,8 @@ class Plan:
         """What kind of equality with the network on the whole volume this run gives, in words."""
         if self.exact:
             how = "to round-off" if self.precision == "fp32" else f"to the round-off of {self.precision}"
-            return f"exact: equal to the network on the whole volume {how}"
+            what = f"the network, {self.augmentation}," if self.augmentation else "the network"
+            return f"exact: equal to {what} on the whole volume {how}"
         why = f" ({self.reasons[0]})" if self.reasons else ""
         if self.reduced:
             context = " x ".join(f"{max(pair)}" for pair in self.context) if self.context else "unbounded"

@@ -80,11 +80,15 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     better = f"; the best patch found computes {plan.best:.0%} of that" if plan.best < 0.99 else ""
     on_device = [("memory on the GPU", as_sum(plan.device_memory()))] if plan.device_memory() else []
     return [
-        ("model", f"{plan.model}, {plan.channels_in} -> {plan.channels_out} channels, digest {plan.digest[:12]}"),
+        ("model", f"{plan.model}, {plan.channels_in} -> {plan.network_channels} channels, digest {plan.digest[:12]}"),
+        *([("augmentation", plan.augmentation)] if plan.augmentation else []),
         ("verdict", plan.verdict),
-        ("same bits for", f"any cut, with this network, patch, batch of {plan.batch}, {plan.precision}, "
-         f"{plan.threads} thread(s) a kernel, on {plan.device}, and the same version of torch"),
+        ("engine", f"{plan.engine}: {plan.engine_why}"),
+        *_precision(plan),
+        ("same bits for", f"any cut, with this network, engine, patch, batch of {plan.batch}, {plan.precision}, "
+         f"{plan.threads} thread(s) a kernel, on {plan.device}, and the same version of the engine"),
         ("values", f"{plan.dtype_in}, {plan.normalize} -> {plan.dtype}"),
+        *([("output steps", ", ".join(f"{k} {v}" for k, v in plan.output.items()))] if plan.output else []),
         ("volume", f"{voxels:,} voxels, {human_bytes(volume)}"),
         ("output", f"{out:,} voxels x {plan.channels_out} channels, {human_bytes(traffic.written_bytes)}"),
         ("blocks", f"{len(plan.grid):,}, one task each, {plan.slots} in flight per process"),
@@ -99,6 +103,13 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         *_limits(plan),
         *_estimate(plan),
     ]  # fmt: skip
+
+
+def _precision(plan: Plan) -> list[tuple[str, str]]:
+    if plan.precision == "fp32":
+        return []
+    found = f"{plan.check}; up to {plan.tolerance:g} allowed" if plan.check else "not checked: this process has no GPU"
+    return [("precision", found)]
 
 
 def _limits(plan: Plan) -> list[tuple[str, str]]:

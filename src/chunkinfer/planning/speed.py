@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer.engines import user_cache
+
 Array = NDArray[Any]
 
 SECONDS = 60.0
@@ -120,8 +122,7 @@ class Remembered:
     """
 
     def __init__(self, digest: str, *conditions: object) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self.path = Path(base) / "chunkinfer" / "speed.json"
+        self.path = user_cache() / "speed.json"
         self.key = " ".join(map(str, (digest, *conditions)))
 
     def get(self, what: str) -> float | None:

@@ -15,29 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chunkinfer.geometry.morton import bit_axes
+
 Cell = tuple[int, int, int]
 
 MAX_PRESHIFT = 9
 """Chunks per minishard, as a power of two: an index of 512 entries is 12 kB before compression."""
-
-
-def bit_axes(grid: Sequence[int]) -> list[int]:
-    """The axis (0 = x, 1 = y, 2 = z) of every bit of the code, lowest first."""
-    bits = [max(0, size - 1).bit_length() for size in grid]
-    return [axis for level in range(max(bits, default=0)) for axis in range(len(grid)) if level < bits[axis]]
-
-
-def code(cell: Sequence[int], grid: Sequence[int]) -> int:
-    """The compressed Morton code of a chunk.
-
-    >>> code((1, 0, 1), (2, 1, 2))
-    3
-    """
-    value, seen = 0, [0] * len(grid)
-    for position, axis in enumerate(bit_axes(grid)):
-        value |= (cell[axis] >> seen[axis] & 1) << position
-        seen[axis] += 1
-    return value
 
 
 def shard_box(grid: Sequence[int], bits: int) -> Cell:

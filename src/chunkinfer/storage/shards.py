@@ -13,6 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from chunkinfer.geometry.morton import code
 from chunkinfer.storage import morton
 from chunkinfer.storage.store import kvstore
 
@@ -35,7 +36,7 @@ class Shards:
 
     def key(self, cell: Sequence[int]) -> bytes:
         """The key of a chunk."""
-        return morton.code(cell, self.grid).to_bytes(8, "big")
+        return code(cell, self.grid).to_bytes(8, "big")
 
 
 def _plain(base: Mapping[str, Any]) -> dict[str, Any]:

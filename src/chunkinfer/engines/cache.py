@@ -1,0 +1,46 @@
+"""Where compiled networks are kept between processes: a folder of the user's cache, one per network and setup."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chunkinfer.engines.contract import Engine, Setup
+    from chunkinfer.models import Model
+
+
+def user_cache() -> Path:
+    """The folder of this library in the user's cache: ``$XDG_CACHE_HOME/chunkinfer``, by default in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chunkinfer"
+
+
+def compiled_folder(engine: Engine, model: Model, setup: Setup) -> Path:
+    """Where an engine keeps what it compiled: equal only for equal code, weights, setup and processor.
+
+    The folders above it are the user's own, closed to others: what lies there is executed.
+    """
+    what = [engine.name, engine.version(), model.network_digest, asdict(setup), _instructions(setup.device)]
+    name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return user_cache() / "compiled" / engine.name / name
+
+
+@cache
+def _instructions(device: str) -> str:
+    """What compiled code depends on: the processor's instructions, or the GPU's kind."""
+    if device == "cuda":
+        import torch
+
+        return f"{torch.cuda.get_device_name()} {torch.version.cuda}"
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    lines = [x for x in text.splitlines() if x.startswith(("model name", "flags", "Features"))]
+    return hashlib.blake2b("\n".join(sorted(set(lines))).encode(), digest_size=8).hexdigest()

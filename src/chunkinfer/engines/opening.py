@@ -1,0 +1,91 @@
+"""Engines by name, and networks opened once per process."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from chunkinfer.engines.cache import compiled_folder
+from chunkinfer.engines.contract import Engine, Run, Setup
+from chunkinfer.engines.function import Function
+from chunkinfer.engines.identity import Identity
+from chunkinfer.engines.torch_eager import TorchEager
+from chunkinfer.errors import EngineError
+
+if TYPE_CHECKING:
+    from chunkinfer.models import Model
+
+ENGINES: dict[str, Engine] = {e.name: e for e in (TorchEager(), Function(), Identity())}
+"""Every engine by its name, the quick to open first."""
+
+AUTO = "auto"
+"""``engine=`` that asks for the fastest one."""
+
+KEPT_OPEN = 8
+"""Networks, each for one size of patch, that a process keeps open; the least recently used is closed first."""
+
+_NATIVE = {"onnx": "onnxruntime", "openvino": "openvino", "function": "function"}
+
+_open: OrderedDict[tuple[str, str, Setup], Run] = OrderedDict()
+_lock = threading.RLock()
+
+
+def native_engine(model: Model) -> str:
+    """The engine that a model is made for: what runs where no other is asked for."""
+    return _NATIVE.get(model.kind, "torch")
+
+
+def candidates(model: Model) -> list[Engine]:
+    """The engines that ``"auto"`` chooses from."""
+    if model.kind == "function":
+        return [ENGINES["function"]]
+    return [e for e in ENGINES.values() if e.name not in ("function", "identity")]
+
+
+def require(engine: str, model: Model, setup: Setup) -> None:
+    """Raise `EngineError` where an engine cannot run a model."""
+    if reason := ENGINES[engine].refuses(model, setup):
+        others = [e.name for e in candidates(model) if e.name != engine and not e.refuses(model, setup)]
+        raise EngineError(
+            f"engine={engine!r} cannot run {model.name} in {setup.precision} on {setup.device}: {reason}.",
+            f"Engines that can, here: {', '.join(others)}." if others else "No other engine here can, either.",
+            [f'infer(volume, model, engine="{others[0] if others else native_engine(model)}")',
+             'infer(volume, model, engine="auto") takes the fastest of those that can'],
+        )  # fmt: skip
+
+
+def open_network(model: Model, setup: Setup, engine: str) -> Run:
+    """A model opened by an engine for one size of patch; once per process, and compiled once per machine.
+
+    Raises
+    ------
+    EngineError
+        The engine cannot run it here: not installed, another device, a precision that it does not have.
+    ModelError
+        The model's file is not there, or is another one.
+    """
+    if model.augmentation is not None and engine != "identity":
+        sizes = model.augmentation.shapes(setup.patch[2:])
+        runs = {size: _opened(model.plain, _resized(setup, size), engine) for size in sizes}
+        return model.augmentation.wrap(lambda patches: runs[tuple(patches.shape[2:])](patches))
+    return _opened(model.plain, setup, engine)
+
+
+def _opened(model: Model, setup: Setup, engine: str) -> Run:
+    # Kernels of one process start together, and only one of them opens the network.
+    with _lock:
+        key = (engine, model.network_digest, setup)
+        if key not in _open:
+            require(engine, model, setup)
+            chosen = ENGINES[engine]
+            _open[key] = chosen.open(model, setup, compiled_folder(chosen, model, setup))
+            while len(_open) > KEPT_OPEN:
+                _open.popitem(last=False)
+        _open.move_to_end(key)
+        return _open[key]
+
+
+def _resized(setup: Setup, size: tuple[int, ...]) -> Setup:
+    return replace(setup, patch=(*setup.patch[:2], *size))

@@ -1,0 +1,49 @@
+"""torch, operator by operator: the reference that every engine is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chunkinfer.engines.contract import Run, Setup
+
+if TYPE_CHECKING:
+    import torch
+
+    from chunkinfer.models import Model
+
+TYPES = {"bf16": "bfloat16", "fp16": "float16"}
+"""torch's names of reduced precisions."""
+
+
+class TorchEager:
+    """Runs the module as it is. Reduced precision is autocast: weights and sums that need float32 keep it."""
+
+    name = "torch"
+
+    def version(self) -> str:
+        """Of torch."""
+        import torch
+
+        return str(torch.__version__)
+
+    def refuses(self, model: Model, setup: Setup) -> str | None:
+        """Files of other frameworks and functions are not torch's."""
+        return None if model.of_torch else f"torch does not open what is {model.kind}"
+
+    def open(self, model: Model, setup: Setup, folder: Path) -> Run:
+        """Nothing is compiled."""
+        import torch
+
+        network = model.network(setup.device)
+        if setup.precision == "fp32":
+            return network
+        kind = getattr(torch, TYPES[setup.precision])
+        # Channels last is how reduced precision is computed; given otherwise, every layer would convert.
+        last = torch.channels_last_3d if len(setup.patch) == 5 else torch.channels_last
+
+        def run(patches: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(setup.device, dtype=kind):
+                return network(patches.to(memory_format=last)).float()
+
+        return run

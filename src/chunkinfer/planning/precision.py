@@ -1,0 +1,159 @@
+"""What reduced precision changes, measured on samples of the user's own volume before a run."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkinfer.engines.contract import Run
+from chunkinfer.errors import PrecisionError
+from chunkinfer.geometry import Box, PatchLattice
+from chunkinfer.kernel import Job, run_block
+
+Array = NDArray[Any]
+
+TOLERANCE = 0.01
+"""Share of the decisions that reduced precision may flip, unless the caller says otherwise."""
+
+SAMPLES = 4
+"""Patches compared, spread over the volume."""
+
+_known: OrderedDict[Hashable, PrecisionCheck] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class PrecisionCheck:
+    """Reduced precision against fp32 of the reference engine, on samples of the volume."""
+
+    precision: str
+    patches: int
+    """Patches compared."""
+    voxels: int
+    """Output voxels compared, channels counted."""
+    largest: float
+    """Largest difference."""
+    mean: float
+    """Mean difference."""
+    spread: float
+    """Standard deviation of the output in fp32, which the mean difference is judged by where nothing is decided."""
+    flipped: float | None
+    """Share of decisions that come out otherwise: the largest channel, or whether a probability is above its
+    threshold. None for outputs that are neither."""
+
+    @property
+    def change(self) -> float:
+        """What the tolerance is compared with: decisions flipped, or else the mean difference over the spread."""
+        return self.mean / max(self.spread, 1e-30) if self.flipped is None else self.flipped
+
+    def __str__(self) -> str:
+        decided = (
+            f"{self.flipped:.2g} of the decisions flipped"
+            if self.flipped is not None
+            else f"mean {self.change:.2g} of the output's standard deviation"
+        )
+        return (
+            f"{self.precision} against fp32 on {self.patches} patch(es) of this volume: {decided}, "
+            f"largest difference {self.largest:.2g}, mean {self.mean:.2g}"
+        )
+
+    def refuse_above(self, tolerance: float) -> None:
+        """Raise `PrecisionError` where more changes than is allowed."""
+        if self.change <= tolerance:
+            return
+        raise PrecisionError(
+            f"precision={self.precision!r} changes more than precision_tolerance={tolerance:g} allows: {self}.",
+            "Some networks need the digits: their outputs lie close to the threshold, or grow on the way.",
+            [
+                'keep full precision: infer(volume, model, precision="fp32")',
+                f"accept it: infer(volume, model, precision={self.precision!r}, precision_tolerance={2 * self.change:.1g})",
+            ],
+        )
+
+
+def check_precision(
+    job: Job, precision: str, reference: Run, network: Run, read: Callable[[Box], Array], known_as: Hashable
+) -> PrecisionCheck:
+    """Compare a network in reduced precision with the reference in fp32, patch by patch.
+
+    Parameters
+    ----------
+    job
+        Of the run.
+    precision
+        Its name.
+    reference, network
+        The network in fp32 and in reduced precision.
+    read
+        Reads a box of the volume, (c, *space).
+    known_as
+        What else the result depends on; equal calls in one process are made once.
+    """
+    key = (known_as, precision, job.lattice.patch, job.batch, str(job.output.describe()))
+    if key not in _known:
+        _known[key] = _compare(job, precision, reference, network, read)
+        while len(_known) > 64:
+            _known.popitem(last=False)
+    return _known[key]
+
+
+def _compare(
+    job: Job, precision: str, reference: Run, network: Run, read: Callable[[Box], Array]
+) -> PrecisionCheck:
+    largest = total = squares = summed = 0.0
+    voxels = flips = decisions = 0
+    decided = True
+    whole = Box((0,) * len(job.lattice.axes), job.lattice.shape)
+    indices = sample(job.lattice)
+    for index in indices:
+        data = read(job.lattice.patch_box(index) & whole)
+        one = job.lattice.alone(data.shape[1:])
+        plain = replace(
+            job, lattice=one, dtype=job.compute, output=replace(job.output, argmax=False, threshold=None)
+        )
+        seen, out = Box((0,) * len(one.axes), tuple(data.shape[1:])), Box((0,) * len(one.axes), one.output)
+        before, after = (run_block(plain, run, data, seen, out).astype(np.float64) for run in (reference, network))
+        difference = np.abs(after - before)
+        largest, total = max(largest, float(difference.max())), total + float(difference.sum())
+        summed, squares = summed + float(before.sum()), squares + float((before**2).sum())
+        voxels += before.size
+        changed = _decisions(job, before, after)
+        decided = decided and changed is not None
+        if changed is not None:
+            flips, decisions = flips + int(changed.sum()), decisions + changed.size
+    spread = float(np.sqrt(max(squares / voxels - (summed / voxels) ** 2, 0.0)))
+    flipped = flips / decisions if decided else None
+    return PrecisionCheck(precision, len(indices), voxels, largest, total / voxels, spread, flipped)
+
+
+def _decisions(job: Job, before: Array, after: Array) -> Array | None:
+    """Where the two decide differently; None where the output decides nothing."""
+    if job.output.argmax:
+        return np.asarray(before.argmax(0) != after.argmax(0))
+    threshold = job.output.threshold
+    if threshold is None:
+        if before.min() < -1e-3 or before.max() > 1 + 1e-3:
+            return None
+        threshold = 0.5
+    return np.asarray((before > threshold) != (after > threshold))
+
+
+def sample(lattice: PatchLattice, patches: int = SAMPLES) -> list[tuple[int, ...]]:
+    """Indices of patches spread evenly over the volume, away from its ends where there are others."""
+    counts = [len(a.starts) for a in lattice.axes]
+    total = prod(counts)
+    patches = min(patches, total)
+    if patches == total:
+        return list(product(*map(range, counts)))
+    found: list[tuple[int, ...]] = []
+    for i in range(patches):
+        position = int((i + 0.5) / patches * total)
+        index: Sequence[int] = [int(v) for v in np.unravel_index(position, counts)]
+        found.append(tuple(index))
+    return found
