@@ -429,7 +429,7 @@ RUNNING: list[tuple[str, Callable[[], Any], type[ChunkinferError], str, str]] = 
         "fillna",
     ),
     ("another shape", lambda: ci.infer(V, Shifting()), OutputError, "was traced", "plan"),
-    ("logits as uint8", lambda: ci.infer(V * 9, POINT, dtype="uint8"), OutputError, "dtype='uint8' stores", "Sigmoid"),
+    ("logits as uint8", lambda: ci.infer(V * 9, POINT, dtype="uint8"), OutputError, "dtype='uint8' stores", "sigmoid"),
 ]
 
 

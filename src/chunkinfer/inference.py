@@ -12,6 +12,7 @@ import numpy as np
 from dask.base import tokenize
 
 from chunkinfer.blockwise import (
+    Mask,
     Network,
     Payload,
     Reader,
@@ -27,6 +28,7 @@ from chunkinfer.blockwise import (
 from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize
+from chunkinfer.masking import resolve_mask
 from chunkinfer.models import Model, open_model
 from chunkinfer.planning import (
     PerAxis,
@@ -40,7 +42,7 @@ from chunkinfer.planning import (
     positive,
 )
 from chunkinfer.storage import Source
-from chunkinfer.volume import Volume, as_volume
+from chunkinfer.volume import Frame, Volume, as_volume, describe_source
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,6 +71,13 @@ class Settings(TypedDict, total=False):
     max_block_minutes: float | None
     calibrate: bool
     exchange: bool | None
+    activation: str | Callable[[Any], Any] | None
+    channels: int | Sequence[int] | None
+    argmax: bool
+    threshold: float | None
+    mask: Any
+    empty: float | str | None
+    fill: float | None
 
 
 @overload
@@ -97,6 +106,13 @@ def infer(
     max_block_minutes: float | None = None,
     calibrate: bool = False,
     exchange: bool | None = None,
+    activation: str | Callable[[Any], Any] | None = None,
+    channels: int | Sequence[int] | None = None,
+    argmax: bool = False,
+    threshold: float | None = None,
+    mask: Any = None,
+    empty: float | str | None = None,
+    fill: float | None = None,
 ) -> xr.DataArray | da.Array:
     """Run a network over a volume: lazy, and equal to ``model(volume)`` however it is cut.
 
@@ -110,8 +126,8 @@ def infer(
     volume
         A DataArray, dask, zarr or numpy array, or a URL, with axes (z, y, x), (c, z, y, x), (y, x) or (c, y, x).
     model
-        A `torch.nn.Module` in eval mode; the path of a TorchScript, torch.export (.pt2), ONNX (.onnx) or OpenVINO (.xml)
-        file; or any function of numpy arrays. It takes (n, c, *space) and returns (n, c, *space).
+        A `torch.nn.Module` in eval mode; the path of a TorchScript, torch.export (.pt2), ONNX (.onnx) or OpenVINO
+        (.xml) file; or any function of numpy arrays. It takes (n, c, *space) and returns (n, c, *space).
     patch
         Input voxels that the network sees at a time: a number, a tuple (z, y, x), or a dict by axis. The plan chooses
         what is left open.
@@ -160,6 +176,22 @@ def infer(
         False: each block reads its own haloed box of the volume. True: blocks exchange halos through
         ``da.map_overlap``. By default halos are exchanged where the volume is in the memory of workers already or is
         another network's output.
+    activation
+        "sigmoid", "softmax" (over channels), "tanh", "relu", or a function of torch tensors (n, c, *space) that works
+        voxel by voxel: applied to each patch, on the device.
+    channels
+        The channels that are kept, counted after the activation; the others are neither copied nor stored.
+    argmax, threshold
+        Store classes: the number of the largest channel, or 1 where a value is above the threshold and 0 elsewhere.
+        Decided after blending. uint8, or uint16 for more than 256 channels.
+    mask
+        A volume of any resolution (a DataArray, URL or array), laid on the result by position: voxels where it is 0 are
+        not computed. What is wanted has the same bits as without a mask.
+    empty
+        Leave out what is computed from nothing: voxels all of whose patches hold only this stored value, or only one
+        value of any kind ("constant").
+    fill
+        What is stored in voxels that are left out, 0 by default.
 
     Returns
     -------
@@ -175,8 +207,9 @@ def infer(
     """
     wishes = Wishes(
         patch=patch, overlap=overlap, halo=halo, block=block, window=window, batch=batch, dtype=dtype,
-        precision=precision, precision_tolerance=precision_tolerance, engine=engine, threads=threads, device=device, normalize=normalize,
-        memory=memory, slots=slots, max_block_minutes=max_block_minutes, calibrate=calibrate,
+        precision=precision, precision_tolerance=precision_tolerance, engine=engine, threads=threads, device=device,
+        normalize=normalize, memory=memory, slots=slots, max_block_minutes=max_block_minutes, calibrate=calibrate,
+        activation=activation, channels=channels, argmax=argmax, threshold=threshold, mask=mask, empty=empty, fill=fill,
     )  # fmt: skip
     return _Inference.prepare(volume, model, wishes, exchange).result()
 
@@ -224,7 +257,9 @@ class _Inference:
     normalize: Normalize
     wishes: Wishes
     plan: Plan
+    job: Job
     exchange: bool
+    mask: Mask | None
 
     @classmethod
     def prepare(cls, given: Any, model: Any, wishes: Wishes, exchange: bool | None) -> _Inference:
@@ -239,7 +274,7 @@ class _Inference:
             )
         normalize = resolve_normalize(wishes.normalize, volume.array.dtype)
         device = resolve_device(wishes.device)
-        resolved = make_plan(
+        resolved, job = make_plan(
             wishes,
             axes=volume.frame.space,
             shape=volume.space_shape,
@@ -254,7 +289,11 @@ class _Inference:
         )
         exchanging = must_exchange(volume.array) if exchange is None else exchange
         _check_device(resolved)
-        return cls(volume, opened, trace, normalize, wishes, resolved, exchanging)
+        mask = None
+        if wishes.mask is not None:
+            mask = resolve_mask(wishes.mask, volume, _result_frame(volume, resolved), resolved.lattice.output)
+            resolved = replace(resolved, skips={**(resolved.skips or {}), "mask": mask.about()})
+        return cls(volume, opened, trace, normalize, wishes, resolved, job, exchanging, mask)
 
     def settled(self, settings: Mapping[str, Any]) -> _Inference:
         """The same inference with settings frozen by an earlier run."""
@@ -271,18 +310,6 @@ class _Inference:
         """The result as a dask array."""
         plan, volume = self.plan, self.volume
         grid = grid_for_exchange(plan) if self.exchange else plan.grid
-        job = Job(
-            lattice=plan.lattice,
-            window=plan.window,
-            normalize=self.normalize,
-            channels_in=plan.channels_in,
-            channels_out=plan.network_channels,
-            compute=np.dtype(plan.compute),
-            dtype=np.dtype(plan.dtype),
-            batch=plan.batch,
-            device=plan.device,
-            threads=plan.threads,
-        )
         settings = plan.settings()
         token = tokenize(volume.array.name, volume.dims, plan.digest, self.trace.operations, settings, grid)
         about = {
@@ -293,13 +320,14 @@ class _Inference:
             "asked": list(plan.asked),
             "plan": str(plan),
             "verdict": plan.verdict,
+            "precision_check": str(plan.check) if plan.check else None,
             "slots": plan.slots,
             "array": f"infer-{token}",
             "axes": list(plan.axes),
         }
         network = Payload(
             f"network-{token}",
-            Network(self.model, plan.engine, plan.precision, job, grid, plan.misfit()),
+            Network(self.model, plan.engine, plan.precision, self.job, grid, self.mask, plan.misfit()),
             about,
             rebuild=lambda s: self.settled(s).lazy(),
         )
@@ -307,6 +335,8 @@ class _Inference:
             return infer_exchanging(volume.array, volume.channels, network, plan.halo, f"infer-{token}")
         origin = origin_of(volume.array)
         check_reads(origin, [plan.lattice.seen(block) for block in grid.sample()])
+        if self.mask is not None:
+            check_reads(self.mask.reader.array, [self.mask.seen(block) for block in grid.sample()])
         reader = Payload(f"reader-{tokenize(volume.array.name, volume.channels)}", Reader(origin, volume.channels))
         return infer_reading(reader, network, f"infer-{token}")
 
@@ -315,10 +345,15 @@ class _Inference:
         array = self.lazy()
         if not self.volume.labelled:
             return array
-        axes = self.plan.lattice.axes
-        frame = self.volume.frame.moved([float(a.contract.crop[0]) for a in axes], [float(a.stride) for a in axes])
+        frame = _result_frame(self.volume, self.plan)
         name = self.model.name.partition(".")[0]
         return frame.label(array, ("c", *self.volume.frame.space), name=name, attrs=self.volume.attrs)
+
+
+def _result_frame(volume: Volume, plan: Plan) -> Frame:
+    """Where the result's voxels are."""
+    axes = plan.lattice.axes
+    return volume.frame.moved([float(a.contract.crop[0]) for a in axes], [float(a.stride) for a in axes])
 
 
 def _fit(given: Any, model: Model) -> tuple[Volume, Trace]:
@@ -363,15 +398,6 @@ def _stored(volume: Volume) -> Stored:
     if isinstance(origin, Source) and origin.shards != origin.chunks:
         shards = origin.shards[-space:]
     return Stored(tuple(whole[-space:]), shards, whole[volume.dims.index("c")] if volume.channels else 1)
-
-
-def describe_source(volume: Volume) -> dict[str, Any]:
-    """The source, as far as it can be named: for fingerprints and reports."""
-    origin = origin_of(volume.array)
-    if isinstance(origin, Source):
-        part = {"start": list(origin.start), "shape": list(origin.shape)} if origin.start else {}
-        return {"url": origin.url, "digest": origin.digest, "version": origin.version, **part}
-    return {"array": volume.array.name, "url": volume.attrs.get("source")}
 
 
 def _check_device(plan: Plan) -> None:

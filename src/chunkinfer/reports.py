@@ -30,6 +30,10 @@ class RunReport:
     """Voxels, times channels, that this run stored."""
     bytes: int = 0
     """Their bytes before compression."""
+    patches: int = 0
+    """Patches of the blocks that this run stored; those that two blocks share count twice."""
+    patches_skipped: int = 0
+    """Patches among them that were not computed: outside of the mask, or empty."""
     seconds: float = 0.0
     """Wall time."""
     stages: dict[str, float] = field(default_factory=dict)
@@ -49,8 +53,8 @@ class RunReport:
         self.computed += 1
         self.voxels += voxels
         for name, value in record.items():
-            if name == "bytes":
-                self.bytes += int(value)
+            if name in ("bytes", "patches", "patches_skipped"):
+                setattr(self, name, getattr(self, name) + int(value))
             else:
                 self.stages[name] = self.stages.get(name, 0.0) + value
 
@@ -58,13 +62,21 @@ class RunReport:
         """As plain values, for ``run.json``."""
         return {**asdict(self), "voxels_per_second": self.voxels_per_second}
 
+    def _network(self) -> dict[str, Any]:
+        """What the last network of the run was."""
+        networks = self.header.get("networks") or [{}]
+        found: dict[str, Any] = networks[-1]
+        return found
+
     def _rows(self) -> list[tuple[str, str]]:
         stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.stages.items())
         return [
             ("output", self.url),
-            ("result", next((n["verdict"] for n in self.header.get("networks", ())[-1:]), "")),
+            ("result", self._network().get("verdict", "")),
+            *([("precision", check)] if (check := self._network().get("precision_check")) else []),
             ("blocks", f"{self.computed} computed, {self.skipped} stored before, {len(self.failed)} failed, "
                        f"{self.retried} retries"),
+            *([("skipped", f"{self.patches_skipped:,} of {self.patches:,} patches")] if self.patches_skipped else []),
             ("time", f"{self.seconds:.1f} s, {self.voxels_per_second / 1e6:.2f} Mvoxel/s stored (channels counted)"),
             ("tasks", stages),
         ]  # fmt: skip

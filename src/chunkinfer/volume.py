@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
-from chunkinfer.blockwise import lazy_source
+from chunkinfer.blockwise import lazy_source, origin_of
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.planning import every_axis
@@ -337,7 +337,7 @@ def _grid_of(volume: xr.DataArray, d: str, stated: Any) -> tuple[float, float]:
         )
     origin = float(position[0])
     near = float(np.rint(origin))
-    return float(size), near if abs(origin - near) < 1e-6 * max(1.0, abs(origin)) else origin
+    return float(size), near if abs(origin - near) < min(1e-3, 1e-6 * max(1.0, abs(origin))) else origin
 
 
 def _per_axis(name: str, values: Sequence[float] | None, space: tuple[str, ...]) -> dict[str, float] | None:
@@ -380,6 +380,15 @@ def _box_of(box: Any, space: tuple[str, ...], lengths: Mapping[str, int]) -> dic
             )
         cut[d] = int(start), int(stop)
     return cut
+
+
+def describe_source(volume: Volume) -> dict[str, Any]:
+    """The source, as far as it can be named: for fingerprints and reports."""
+    origin = origin_of(volume.array)
+    if isinstance(origin, Source):
+        part = {"start": list(origin.start), "shape": list(origin.shape)} if origin.start else {}
+        return {"url": origin.url, "digest": origin.digest, "version": origin.version, **part}
+    return {"array": volume.array.name, "url": volume.attrs.get("source")}
 
 
 def describe(volume: xr.DataArray, source: Source) -> str:

@@ -24,10 +24,10 @@ VOLUME = np.random.default_rng(0).integers(0, 255, (20, 30, 30), np.uint8)
 @pytest.mark.parametrize("settings", [{"patch": 16}, {"patch": 16, "overlap": 4}])
 def test_bf16_rounds_and_keeps_every_cut_equal(settings: dict[str, int]) -> None:
     full = ci.infer(VOLUME, network(), **settings).compute()
-    half = ci.infer(VOLUME, network(), precision="bf16", **settings).compute()
+    half = ci.infer(VOLUME, network(), precision="bf16", precision_tolerance=0.2, **settings).compute()
     assert half.dtype == np.float32
     assert 0 < np.abs(half - full).max() < 0.02
-    again = ci.infer(VOLUME, network(), precision="bf16", block=24, **settings).compute()
+    again = ci.infer(VOLUME, network(), precision="bf16", precision_tolerance=0.2, block=24, **settings).compute()
     assert np.array_equal(half, again)
 
 

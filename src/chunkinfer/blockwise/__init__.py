@@ -2,6 +2,7 @@
 
 from chunkinfer.blockwise.haloed import Network, infer_exchanging, infer_reading
 from chunkinfer.blockwise.ledger import Ledger, differences
+from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.payload import Payload, networks_of
 from chunkinfer.blockwise.placement import active_client, client_for, gpu_annotation, room_of
 from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of, places_read
@@ -10,6 +11,7 @@ from chunkinfer.blockwise.storing import Store, copy_blocks, store_blocks
 
 __all__ = [
     "Ledger",
+    "Mask",
     "Network",
     "Outcome",
     "Payload",

@@ -6,6 +6,8 @@ Both ways run the same kernel on the same patches, so they give the same bits.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -15,13 +17,27 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.payload import Payload
-from chunkinfer.blockwise.stages import stage
-from chunkinfer.engines import Setup
+from chunkinfer.blockwise.reading import Reader
+from chunkinfer.blockwise.stages import count, stage
+from chunkinfer.engines import Run, Setup
 from chunkinfer.engines.opening import open_network
-from chunkinfer.errors import PlanError
+from chunkinfer.errors import ChunkinferError
 from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.kernel import Job, cores, kernel_threads, require_device, run_block
+from chunkinfer.kernel import (
+    Job,
+    KernelThreads,
+    Selection,
+    Started,
+    cores,
+    kernel_threads,
+    require_device,
+    run_selected,
+    select,
+    start_block,
+)
+from chunkinfer.kernel.transfer import OnDevice, Transfers, transfers
 from chunkinfer.models import Model
 
 
@@ -37,29 +53,84 @@ class Network:
     job: Job
     grid: BlockGrid
     """Blocks of the output over the spatial axes."""
-    misfit: PlanError | None = None
-    """Why this must not run: it takes more memory than there is."""
+    mask: Mask | None = None
+    """Output voxels that are wanted."""
+    misfit: ChunkinferError | None = None
+    """Why this must not run: it takes more memory than there is, or changes more than it may."""
 
-    def __call__(self, data: NDArray[Any], seen: Box, out: Box) -> NDArray[Any]:
-        """Compute an output block from its haloed input; waits for a place on the process's device."""
+    def __call__(self, out: Box, read: Callable[[], tuple[NDArray[Any], Box]]) -> NDArray[Any]:
+        """Compute an output block; waits for a place on the process's device.
+
+        Parameters
+        ----------
+        out
+            The block, in output voxels.
+        read
+            Gives the block's haloed input (c, *space) and its box; not called where the mask wants nothing.
+        """
         if self.misfit is not None:
             raise self.misfit
-        require_device(self.job.device)
-        kernels = kernels_here(self.job)
-        run = open_network(self.model, self._setup(kernels), self.engine)
-        threads = kernel_threads(self.job.device, kernels)
-        with stage("wait"):
-            threads.places.acquire()
-        try:
-            with stage("compute"):
-                return threads.run(partial(run_block, self.job, run, data, seen, out))
-        finally:
-            threads.places.release()
+        keep = None if self.mask is None else self.mask(out)
+        if keep is not None and not keep.any():
+            skipped = sum(1 for _ in self.job.lattice.touching(out))
+            _count(skipped, skipped)
+            return np.full((self.job.channels, *out.shape), self.job.fill, self.job.dtype)
+        data, seen = read()
+        selection = select(self.job, data, seen, out, keep)
+        _count(len(selection.patches) + selection.skipped, selection.skipped)
+        if not selection.patches:
+            return selection.filled(self.job, out)
+        return self._computed(data, seen, out, selection)
+
+    def _computed(self, data: NDArray[Any], seen: Box, out: Box, selection: Selection) -> NDArray[Any]:
+        job = self.job
+        require_device(job.device)
+        kernels = kernels_here(job)
+        network = open_network(self.model, self._setup(kernels), self.engine)
+        threads = kernel_threads(job.device, kernels)
+        if job.device == "cpu":
+            with _place(threads):
+                return threads.run(partial(run_selected, job, network, data, seen, out, selection))
+        moving = transfers(job.device)  # copies run while other blocks hold the place
+        with stage("upload"):
+            uploaded = moving.upload(data)
+        with _place(threads):
+            started, computed = threads.run(partial(_launch, moving, uploaded, job, network, seen, out, selection))
+        with stage("download"):
+            return started.arrived(moving.download(computed))
 
     def _setup(self, kernels: int) -> Setup:
         job = self.job
         patch = (job.batch, job.channels_in, *job.lattice.patch)
         return Setup(patch, job.device, job.threads, kernels, job.compute.name, self.precision)
+
+
+def _launch(
+    moving: Transfers, uploaded: OnDevice, job: Job, network: Run, seen: Box, out: Box, selection: Selection
+) -> tuple[Started, OnDevice]:
+    """Compute an uploaded block on the calling thread's stream, to the end: its place is another block's then."""
+    with moving.compute_stream():
+        started = start_block(job, network, moving.ready(uploaded), seen, out, selection)
+        computed = moving.done(started.tensor)
+    computed.wait()
+    return started, computed
+
+
+@contextmanager
+def _place(threads: KernelThreads) -> Iterator[None]:
+    """A place on the device, and the time until there is one."""
+    with stage("wait"):
+        threads.places.acquire()
+    try:
+        with stage("compute"):
+            yield
+    finally:
+        threads.places.release()
+
+
+def _count(patches: int, skipped: int) -> None:
+    count("patches", patches)
+    count("patches_skipped", skipped)
 
 
 def kernels_here(job: Job) -> int:
@@ -159,9 +230,13 @@ def infer_exchanging(
 def _read_and_run(volume: Payload, network: Payload, block_id: tuple[int, ...] = ()) -> NDArray[Any]:
     run: Network = network.open()
     out = run.grid.box(block_id[1:])
-    seen = run.job.lattice.seen(out)
-    data: NDArray[Any] = volume.open()(seen)
-    return run(data, seen, out)
+    reader: Reader = volume.open()
+
+    def read() -> tuple[NDArray[Any], Box]:
+        seen = run.job.lattice.seen(out)
+        return reader(seen), seen
+
+    return run(out, read)
 
 
 def _run_on(
@@ -174,4 +249,4 @@ def _run_on(
         for a, axis, (low, _) in zip(out.start, run.job.lattice.axes, halo, strict=True)
     )
     seen = Box(start, tuple(s + n for s, n in zip(start, data.shape[1:], strict=True)))
-    return run(np.asarray(data), seen, out)
+    return run(out, lambda: (np.asarray(data), seen))

@@ -108,7 +108,7 @@ class Ledger:
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """What two headers do not share, a line each; but not what is of the machine or the call."""
     theirs, ours = _flat(stored), _flat(json.loads(json.dumps(asked, default=str)))
-    hidden = {"plan", "asked", "kernels", "array", "versions"}
+    hidden = {"plan", "precision_check", "asked", "kernels", "array", "versions"}
     names = [
         name
         for name in sorted(theirs.keys() | ours.keys())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -112,11 +112,19 @@ class Mask:
             found, count = axis.runs(a, b)
             voxels.append([voxel - low for voxel in found])
             counts.append(count)
-        if any(len(found) < n for found, n in zip(voxels, part.shape, strict=True)):  # a fine mask is skipped through
-            part = part[np.ix_(*voxels)]
+        part = _picked(part, voxels)
         if part.dtype.kind == "f" and np.isnan(part).any():
             raise _undecided(seen)
         return part != 0, counts
+
+
+def _picked(part: NDArray[Any], voxels: list[list[int]]) -> NDArray[Any]:
+    """The given indices of each axis, ascending from the first to the last; a view where they are evenly spaced."""
+    steps = [{b - a for a, b in pairwise(found)} or {1} for found in voxels]
+    if all(len(step) == 1 for step in steps):
+        return part[tuple(slice(None, None, step.pop()) for step in steps)]
+    picked: NDArray[Any] = part[np.ix_(*voxels)]
+    return picked
 
 
 def _undecided(seen: Box) -> VolumeError:

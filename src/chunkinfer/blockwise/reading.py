@@ -106,6 +106,9 @@ def places_read(array: da.Array) -> Iterator[dict[str, Any]]:
         for value in values_of(layer):
             if isinstance(value, Payload) and value.key.startswith("reader-"):
                 value = value.open().array
+            elif isinstance(value, Payload) and value.key.startswith("network-"):
+                mask = value.open().mask
+                value = None if mask is None else mask.reader.array
             if isinstance(value, da.Array):
                 yield from places_read(value)
                 continue

@@ -1,4 +1,4 @@
-"""Seconds that a task spends reading, waiting for the device, computing and writing."""
+"""Seconds that a task spends reading, waiting for the device, computing and writing, and what it counts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ def stage(name: str) -> Iterator[None]:
         table[name] = table.get(name, 0.0) + time.perf_counter() - start
 
 
+def count(name: str, number: int) -> None:
+    """Add to a count of the running task."""
+    table = vars(_seconds)
+    table[name] = table.get(name, 0.0) + number
+
+
 def drain() -> dict[str, float]:
-    """Seconds per stage on this thread since the last call."""
+    """Seconds per stage, and counts, on this thread since the last call."""
     table = dict(vars(_seconds))
     vars(_seconds).clear()
     return table

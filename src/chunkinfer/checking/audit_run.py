@@ -18,7 +18,7 @@ from chunkinfer.blockwise import Ledger, Reader, origin_of
 from chunkinfer.checking.audit_report import Finding
 from chunkinfer.errors import ChunkinferError, DestinationError, PlanError, VolumeError
 from chunkinfer.geometry import AxisContract, BlockGrid, Box, exact_axis
-from chunkinfer.inference import describe_source, plan
+from chunkinfer.inference import plan
 from chunkinfer.kernel import Affine, Normalize, resolve_normalize
 from chunkinfer.models import Model, open_model
 from chunkinfer.models.trace import Trace
@@ -26,7 +26,7 @@ from chunkinfer.planning.forms import per_axis
 from chunkinfer.planning.make import describe_normalize
 from chunkinfer.storage import Files, Source, locate
 from chunkinfer.storage.placement import nanometres
-from chunkinfer.volume import Volume, as_volume
+from chunkinfer.volume import Volume, as_volume, describe_source
 
 Array = NDArray[Any]
 

@@ -52,7 +52,7 @@ class Engine(Protocol):
         ...
 
     def refuses(self, model: Model, setup: Setup) -> str | None:
-        """Why it cannot run this model in this setup, in words that follow "because"; None if nothing speaks against it.
+        """Why it cannot run this model in this setup, in words that follow "because"; None if nothing is against it.
 
         Names the line to paste where a package is missing. Quick: nothing is compiled.
         """

@@ -8,16 +8,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chunkinfer.engines.cache import compiled_folder
+from chunkinfer.engines.compiled import Compiled
 from chunkinfer.engines.contract import Engine, Run, Setup
+from chunkinfer.engines.exported import Exported
 from chunkinfer.engines.function import Function
 from chunkinfer.engines.identity import Identity
+from chunkinfer.engines.onnx_engine import OnnxRuntime
+from chunkinfer.engines.openvino_engine import OpenVINO
 from chunkinfer.engines.torch_eager import TorchEager
+from chunkinfer.engines.torchscript import TorchScript
 from chunkinfer.errors import EngineError
 
 if TYPE_CHECKING:
     from chunkinfer.models import Model
 
-ENGINES: dict[str, Engine] = {e.name: e for e in (TorchEager(), Function(), Identity())}
+_ALL: tuple[Engine, ...] = (
+    TorchEager(),
+    OpenVINO(),
+    TorchScript(),
+    OnnxRuntime(),
+    Compiled(),
+    Exported(),
+    Function(),
+    Identity(),
+)
+
+ENGINES = {engine.name: engine for engine in _ALL}
 """Every engine by its name, the quick to open first."""
 
 AUTO = "auto"

@@ -35,6 +35,8 @@ class TorchEager:
         """Nothing is compiled."""
         import torch
 
+        if setup.device == "cuda":
+            reproducible()
         network = model.network(setup.device)
         if setup.precision == "fp32":
             return network
@@ -47,3 +49,14 @@ class TorchEager:
                 return network(patches.to(memory_format=last)).float()
 
         return run
+
+
+def reproducible() -> None:
+    """Let CUDA give equal bits for equal patches, and float32 where it says so: for this whole process.
+
+    cuDNN would otherwise choose by timing, add in the order in which threads arrive, and round products to TF32.
+    """
+    import torch
+
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

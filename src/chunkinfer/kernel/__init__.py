@@ -1,22 +1,36 @@
 """A block's computation: gather patches, run, blend or crop, convert."""
 
-from chunkinfer.kernel.block import Network, run_block
-from chunkinfer.kernel.device import cores, device_memory, kernel_threads, require_device, resolve_device
+from chunkinfer.kernel.block import Network, Started, run_block, run_selected, start_block
+from chunkinfer.kernel.device import KernelThreads, cores, device_memory, kernel_threads, require_device, resolve_device
 from chunkinfer.kernel.job import Job
 from chunkinfer.kernel.normalize import Affine, Normalize, resolve_normalize
+from chunkinfer.kernel.outputs import ACTIVATIONS, Output, describe_function, resolve_output
+from chunkinfer.kernel.skipping import Selection, resolve_empty, resolve_fill, select
 from chunkinfer.kernel.windows import WINDOWS
 
 __all__ = [
+    "ACTIVATIONS",
     "WINDOWS",
     "Affine",
     "Job",
+    "KernelThreads",
     "Network",
     "Normalize",
+    "Output",
+    "Selection",
+    "Started",
     "cores",
+    "describe_function",
     "device_memory",
     "kernel_threads",
     "require_device",
     "resolve_device",
+    "resolve_empty",
+    "resolve_fill",
     "resolve_normalize",
+    "resolve_output",
     "run_block",
+    "run_selected",
+    "select",
+    "start_block",
 ]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 import sys
 
-
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 """For processes that run kernels, read by glibc when they start: one heap that keeps its memory between patches.
 
-By default every large tensor is fresh memory from the system, a page fault for each 4 KiB of every layer's output, which
-took a third of the time of torch's networks. Other C libraries ignore it.
+By default every large tensor is fresh memory from the system, a page fault for each 4 KiB of every layer's output,
+which took a third of the time of torch's networks. Other C libraries ignore it.
 """
 
 

@@ -6,14 +6,12 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from chunkinfer.errors import DeviceError
 from chunkinfer.kernel.allocator import give_back
 
-Array = NDArray[Any]
+T = TypeVar("T")
 
 _threads: dict[tuple[str, int], KernelThreads] = {}
 _lock = threading.Lock()
@@ -31,7 +29,7 @@ class KernelThreads:
         self.places = threading.BoundedSemaphore(kernels)
         self._pool = ThreadPoolExecutor(kernels, "chunkinfer-kernel")
 
-    def run(self, kernel: Callable[[], Array]) -> Array:
+    def run(self, kernel: Callable[[], T]) -> T:
         """Run a kernel in one of the threads; the caller holds a place."""
         try:
             return self._pool.submit(kernel).result()

@@ -38,7 +38,7 @@ def is_opaque(model: object) -> bool:
 
     if isinstance(model, str | os.PathLike):
         return Path(model).suffix in FILE_KINDS
-    return callable(model) and not isinstance(model, torch.nn.Module | torch.export.ExportedProgram)
+    return callable(model) and not isinstance(model, type | torch.nn.Module | torch.export.ExportedProgram)
 
 
 def open_opaque(model: Any, channels: int | None, ndim: int | None) -> Network:

@@ -11,7 +11,6 @@ from chunkinfer.models.field import ReceptiveField
 from chunkinfer.models.model import Model, open_model
 from chunkinfer.models.network import Flags
 from chunkinfer.models.opaque import is_opaque, open_opaque, unknown_input
-from chunkinfer.models.probing import declared_field, probe
 from chunkinfer.models.verifying import Seen, check_spread
 
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ def receptive_field(
     round-off is missed, so what it finds is a lower bound, which is then rounded up to whole periods and checked:
     tiles with this context must equal the whole. What does not end with distance is reported as not exact.
     """
+    from chunkinfer.models.probing import declared_field, probe
+
     if is_opaque(model):
         network = open_opaque(model, channels, ndim)
         if contract is not None:

@@ -15,7 +15,17 @@ from chunkinfer.engines import Setup
 from chunkinfer.engines.opening import AUTO, ENGINES, open_network
 from chunkinfer.errors import ModelError, NotExact, PlanError
 from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis, round_up
-from chunkinfer.kernel import WINDOWS, Affine, Job, Normalize, cores
+from chunkinfer.kernel import (
+    WINDOWS,
+    Affine,
+    Job,
+    Normalize,
+    cores,
+    describe_function,
+    resolve_empty,
+    resolve_fill,
+    resolve_output,
+)
 from chunkinfer.models import Model
 from chunkinfer.models.activations import ForwardPass, assumed_pass, forward_pass
 from chunkinfer.planning.calibration import Calibration
@@ -56,22 +66,22 @@ class Wishes:
     slots: int | None = None
     max_block_minutes: float | None = None
     calibrate: bool = False
+    activation: Any = None
+    channels: Any = None
+    argmax: bool = False
+    threshold: float | None = None
+    mask: Any = None
+    empty: float | str | None = None
+    fill: float | None = None
 
     def memory_bytes(self) -> int | None:
         """The memory of a worker process, in bytes; None where it was left open."""
         return None if self.memory is None else byte_count("memory", self.memory)
 
-    def output(self, channels: int, ndim: int) -> Any:  # TEMPORARY until kernel/outputs.py is there
-        class _O:
-            argmax, threshold = False, None
-            def channels_of(self, n): return n
-            def dtype_of(self, d, asked): return d
-            def describe(self): return None
-        return _O()
-
     def asked(self) -> tuple[str, ...]:
         """Names of the arguments that were given and must be kept; "auto" leaves the engine open."""
-        return tuple(name for name, value in vars(self).items() if value not in (None, False, AUTO))
+        left_open = (None, False, AUTO)
+        return tuple(n for n, v in vars(self).items() if not any(v is o or (o == AUTO and v == o) for o in left_open))
 
 
 @dataclass(frozen=True)
@@ -110,8 +120,8 @@ def make_plan(
     place: Place,
     read: Callable[[Box], Any],
     source: str,
-) -> Plan:
-    """Resolve every choice of a run.
+) -> tuple[Plan, Job]:
+    """Resolve every choice of a run: its plan, and what its kernels are given.
 
     Parameters
     ----------
@@ -143,7 +153,7 @@ def make_plan(
     EngineError
         No engine runs the network as asked, or reduced precision changes too much.
     """
-    return _Planning(wishes, axes, shape, stored, dtype_in, model, trace, normalize, place, read, source).plan()
+    return _Planning(wishes, axes, shape, stored, dtype_in, model, trace, normalize, place, read, source).made()
 
 
 class _Planning:
@@ -191,8 +201,14 @@ class _Planning:
         self.trace = trace if self.reduced is None else replace(trace, axes=self.reduced)
         if not (trace.exact or self.overlap is not None or self.reduced):
             raise NotExact(*_not_exact(model, trace, axes))
-        self.output = wishes.output(trace.channels_out, len(axes))
-        self.dtype = self.output.dtype_of(_result_dtype(wishes.dtype, self.compute), wishes.dtype is not None)
+        self.output = resolve_output(
+            trace.channels_out, activation=wishes.activation, channels=wishes.channels, argmax=wishes.argmax,
+            threshold=wishes.threshold, dtype=wishes.dtype, ndim=len(axes), compute=self.compute,
+        )  # fmt: skip
+        values = None if self.output.decides else wishes.dtype
+        self.dtype = self.output.dtype_of(trace.channels_out, _result_dtype(values, self.compute))
+        self.empty = resolve_empty(wishes.empty)
+        self.fill = resolve_fill(wishes.fill or 0, self.dtype)
 
     def _reduced(self, trace: Trace) -> tuple[AxisContract, ...] | None:
         """The contracts with the halo asked for; None where none was, or where it is no less than was traced."""
@@ -211,7 +227,12 @@ class _Planning:
 
     # ---- the steps ----------------------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
+    def made(self) -> tuple[Plan, Job]:
+        """The plan, and the kernel's job."""
+        plan = self._plan()
+        return plan, self._job(plan.lattice, plan.batch)
+
+    def _plan(self) -> Plan:
         """Patch, engine, batch and block, in this order; then the check of reduced precision."""
         found, budget = self._affordable()
         open_choice = any(p is None for p in self.patch)
@@ -242,9 +263,7 @@ class _Planning:
             found = self._lattices(self.patch, self.block, budget)
         return found, budget
 
-    def _lattices(
-        self, patch: Sequence[int | None], block: Sequence[int | None], budget: Budget
-    ) -> list[PatchLattice]:
+    def _lattices(self, patch: Sequence[int | None], block: Sequence[int | None], budget: Budget) -> list[PatchLattice]:
         if self.overlap is None:
             return _exact_lattices(self.model, self.trace, self.axes, self.shape, patch, block, budget)
         return _blended_lattices(self.model, self.trace, self.axes, self.shape, patch, self.overlap)
@@ -274,11 +293,11 @@ class _Planning:
         return replace(made, best=best, speed=clock.speed(made, seconds, self.read))
 
     def _checked(self, plan: Plan) -> PrecisionCheck | None:
-        """Reduced precision on samples of the volume, refused above the tolerance; None without the device."""
+        """Reduced precision on samples of the volume; None where this process lacks the device."""
         if plan.device == "cuda" and self.place.device_memory is None:
             return None
         model, setup = self.model, self._setup(plan.lattice, plan.batch)
-        found = check_precision(
+        return check_precision(
             self._job(plan.lattice, plan.batch),
             self.precision,
             model.network(plan.device),
@@ -286,8 +305,6 @@ class _Planning:
             self.read,
             (model.digest, plan.engine, plan.threads, plan.device, plan.normalize, self.source),
         )
-        found.refuse_above(self.tolerance)
-        return found
 
     # ---- what the steps are made of -----------------------------------------------------------------------------
 
@@ -302,8 +319,14 @@ class _Planning:
         return Job(
             lattice=lattice, window=self.window, normalize=self.normalize, channels_in=self.trace.channels_in,
             channels_out=self.trace.channels_out, compute=np.dtype(self.compute), dtype=self.dtype, batch=batch,
-            device=self.place.device, threads=self.threads,
+            device=self.place.device, threads=self.threads, output=self.output, empty=self.empty, fill=self.fill,
         )  # fmt: skip
+
+    def _skips(self) -> dict[str, Any] | None:
+        """What is left out, without the mask, which is laid on the result by whoever knows where both are."""
+        if self.wishes.mask is None and self.empty is None:
+            return None
+        return {"empty": self.empty, "fill": self.fill}
 
     def _plan_of(
         self, lattice: PatchLattice, batch: int, budget: Budget, engine: EngineChoice, most_patches: float = inf
@@ -325,7 +348,8 @@ class _Planning:
             channels_in=trace.channels_in,
             network_channels=trace.channels_out,
             channels_out=channels,
-            output=self.output.describe(),
+            output=self.output.describe() or None,
+            skips=self._skips(),
             dtype_in=str(self.dtype_in),
             dtype=str(self.dtype),
             compute=self.compute,
@@ -500,12 +524,7 @@ def describe_normalize(normalize: Normalize) -> str:
             return "as they are"
         offset, scale = (repr(v).removesuffix(".0") for v in (float(normalize.offset), float(normalize.scale)))
         return f"(value - {offset}) / {scale}"
-    import hashlib
-
-    import cloudpickle
-
-    code = hashlib.blake2b(cloudpickle.dumps(normalize), digest_size=8).hexdigest()
-    return f"{getattr(normalize, '__qualname__', type(normalize).__name__)} {code}"
+    return describe_function(normalize)
 
 
 def _count(name: str, value: Any) -> int:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import ceil, prod
 from typing import Any
 
-from chunkinfer.errors import PlanError
+from chunkinfer.errors import PlanError, PrecisionError
 from chunkinfer.geometry import BlockGrid, PatchLattice
 from chunkinfer.models.activations import ForwardPass
 from chunkinfer.planning import show
@@ -48,6 +48,8 @@ class Plan:
     """Channels of the result: fewer where the output takes some of them, or decides between them."""
     output: dict[str, Any] | None
     """What is done with the network's output before it is stored; None if nothing."""
+    skips: dict[str, Any] | None
+    """What is not computed: mask, empty input, and what is stored there; None if all is computed."""
     dtype_in: str
     """dtype of the volume."""
     dtype: str
@@ -134,6 +136,7 @@ class Plan:
             "precision": self.precision,
             "engine": self.engine,
             "output": self.output,
+            "skips": self.skips,
             "device": self.device,
             "threads": self.threads,
         }
@@ -209,8 +212,10 @@ class Plan:
                 return terms, limit, whose
         return None
 
-    def misfit(self) -> PlanError | None:
-        """The error of running a plan that does not fit; None if it does."""
+    def misfit(self) -> PlanError | PrecisionError | None:
+        """The error of running a plan that does not fit into memory or its precision; None if it does."""
+        if self.check is not None and (changes := self.check.excess(self.tolerance)):
+            return changes
         if (excess := self._excess()) is None:
             return None
         terms, limit, whose = excess

@@ -63,16 +63,17 @@ class PrecisionCheck:
             f"largest difference {self.largest:.2g}, mean {self.mean:.2g}"
         )
 
-    def refuse_above(self, tolerance: float) -> None:
-        """Raise `PrecisionError` where more changes than is allowed."""
+    def excess(self, tolerance: float) -> PrecisionError | None:
+        """The error of a run that changes more than it may; None if it does not."""
         if self.change <= tolerance:
-            return
-        raise PrecisionError(
+            return None
+        return PrecisionError(
             f"precision={self.precision!r} changes more than precision_tolerance={tolerance:g} allows: {self}.",
             "Some networks need the digits: their outputs lie close to the threshold, or grow on the way.",
             [
                 'keep full precision: infer(volume, model, precision="fp32")',
-                f"accept it: infer(volume, model, precision={self.precision!r}, precision_tolerance={2 * self.change:.1g})",
+                f"accept it: infer(volume, model, precision={self.precision!r}, "
+                f"precision_tolerance={2 * self.change:.1g})",
             ],
         )
 
@@ -103,9 +104,7 @@ def check_precision(
     return _known[key]
 
 
-def _compare(
-    job: Job, precision: str, reference: Run, network: Run, read: Callable[[Box], Array]
-) -> PrecisionCheck:
+def _compare(job: Job, precision: str, reference: Run, network: Run, read: Callable[[Box], Array]) -> PrecisionCheck:
     largest = total = squares = summed = 0.0
     voxels = flips = decisions = 0
     decided = True
@@ -114,9 +113,7 @@ def _compare(
     for index in indices:
         data = read(job.lattice.patch_box(index) & whole)
         one = job.lattice.alone(data.shape[1:])
-        plain = replace(
-            job, lattice=one, dtype=job.compute, output=replace(job.output, argmax=False, threshold=None)
-        )
+        plain = replace(job, lattice=one, dtype=job.compute, output=replace(job.output, argmax=False, threshold=None))
         seen, out = Box((0,) * len(one.axes), tuple(data.shape[1:])), Box((0,) * len(one.axes), one.output)
         before, after = (run_block(plain, run, data, seen, out).astype(np.float64) for run in (reference, network))
         difference = np.abs(after - before)

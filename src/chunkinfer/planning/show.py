@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -89,11 +89,13 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
          f"{plan.threads} thread(s) a kernel, on {plan.device}, and the same version of the engine"),
         ("values", f"{plan.dtype_in}, {plan.normalize} -> {plan.dtype}"),
         *([("output steps", ", ".join(f"{k} {v}" for k, v in plan.output.items()))] if plan.output else []),
+        *([("skipped", _skips(plan.skips))] if plan.skips else []),
         ("volume", f"{voxels:,} voxels, {human_bytes(volume)}"),
         ("output", f"{out:,} voxels x {plan.channels_out} channels, {human_bytes(traffic.written_bytes)}"),
         ("blocks", f"{len(plan.grid):,}, one task each, {plan.slots} in flight per process"),
         ("patches", f"{plan.patches:,}, {plan.recompute:.2f} patch voxels per voxel of the volume{better}"),
-        ("arithmetic", f"{plan.flops_per_voxel:,.0f} FLOP per output voxel, {plan.flops_per_voxel * out:.3g} in all"),
+        ("arithmetic", f"{plan.flops_per_voxel:,.0f} FLOP per output voxel, {plan.flops_per_voxel * out:.3g} in all"
+         if plan.forward.flops else "not known: the network can only be called, and its memory is assumed"),
         ("reads", f"{human_bytes(traffic.read_bytes)} "
          + (f"in {traffic.read_requests:,} requests" if traffic.read_requests else "from memory")
          + f", {plan.read_amplification:.2f} times the volume"),
@@ -108,8 +110,21 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
 def _precision(plan: Plan) -> list[tuple[str, str]]:
     if plan.precision == "fp32":
         return []
-    found = f"{plan.check}; up to {plan.tolerance:g} allowed" if plan.check else "not checked: this process has no GPU"
-    return [("precision", found)]
+    if plan.check is None:
+        return [("precision", f"{plan.precision}, not checked: this process has no GPU")]
+    verdict = "more than" if plan.check.excess(plan.tolerance) else "within"
+    refused = ": running it is refused" if verdict == "more than" else ""
+    return [("precision", f"{plan.check}; {verdict} the {plan.tolerance:g} allowed{refused}")]
+
+
+def _skips(skips: dict[str, Any]) -> str:
+    left_out = []
+    if mask := skips.get("mask"):
+        left_out.append(f"voxels outside of {mask['source'].get('url') or 'the mask'}")
+    if skips["empty"] is not None:
+        what = "are all equal" if skips["empty"] == "constant" else f"are all {skips['empty']:g}"
+        left_out.append(f"those of patches whose stored voxels {what}")
+    return f"{' and '.join(left_out)}; {skips['fill']:g} is stored there"
 
 
 def _limits(plan: Plan) -> list[tuple[str, str]]:

@@ -16,12 +16,13 @@ from chunkinfer.storage.axes import SPATIAL
 BLOCK = "chunkinfer"
 """The attribute that holds what other formats have no place for."""
 
-METRES = {"pm": 1e-12, "nm": 1e-9, "um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+METRES = {"pm": 1e-12, "angstrom": 1e-10, "nm": 1e-9, "um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 """Short unit -> metres."""
 
 UNIT_NAMES = {
     "picometer": "pm", "nanometer": "nm", "micrometer": "um", "millimeter": "mm", "centimeter": "cm", "meter": "m",
     "picometre": "pm", "nanometre": "nm", "micrometre": "um", "millimetre": "mm", "centimetre": "cm", "metre": "m",
+    "ångström": "angstrom", "å": "angstrom", "angstroms": "angstrom",
     "micron": "um", "µm": "um", "μm": "um", "nanometers": "nm", "micrometers": "um", "microns": "um",
     "pixel": "", "pixels": "", "px": "", "voxel": "", "voxels": "", "dimensionless": "",
 }  # fmt: skip
@@ -56,7 +57,7 @@ class Placement:
 def whole(value: float) -> int | float:
     """An integer where the value is one up to round-off (offsets are often quotients of world coordinates)."""
     nearest = round(value)
-    return nearest if abs(value - nearest) <= 1e-6 * max(1.0, abs(value)) else float(value)
+    return nearest if abs(value - nearest) <= min(1e-3, 1e-6 * max(1.0, abs(value))) else float(value)
 
 
 def short_unit(name: str | None) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from chunkinfer.geometry.morton import code
-from chunkinfer.storage import morton
 from chunkinfer.storage.store import kvstore
 
 
