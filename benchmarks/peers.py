@@ -210,7 +210,8 @@ def report(bench: Bench, who: list[Contestant], absent: dict[str, str], made: di
                 f"In that, before its first block, chunkinfer took {', '.join(f'{s:.1f}' for s in planned)} s."
             )
         before = rows
-    parts += [f"- {name} did not run: {why}." for name, why in absent.items()]
+    if absent:
+        parts.append("\n".join(f"- {name} did not run: {why}." for name, why in absent.items()))
     if again := next((r for r in bench.records if r.turn < 0 and not r.why), None):
         then = next(r for r in bench.records if (r.key, r.side, r.patch) == (again.key, again.side, again.patch))
         parts.append(f"MONAI ran again at the end, at {again.speed / then.speed:.2f} times its speed at the start.")

@@ -27,7 +27,7 @@ def fresh(code: str) -> str:
 
 def test_public_names() -> None:
     nouns = ["AuditReport", "Plan", "Prices", "ReceptiveField", "RunReport", "TilingErrors", "__version__"]
-    verbs = ["audit", "errors", "infer", "open_volume", "plan", "receptive_field", "save", "tiling_error"]
+    verbs = ["audit", "augment", "errors", "infer", "open_volume", "plan", "receptive_field", "save", "tiling_error"]
     assert ci.__all__ == nouns + verbs
     assert all(hasattr(ci, name) for name in ci.__all__)
     with pytest.raises(AttributeError, match="open_volume"):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chunkinfer.inference import plan as plan
     from chunkinfer.models import ReceptiveField as ReceptiveField
     from chunkinfer.models import receptive_field as receptive_field
+    from chunkinfer.models.augmentation import augment as augment
     from chunkinfer.planning import Plan as Plan
     from chunkinfer.planning import Prices as Prices
     from chunkinfer.reports import RunReport as RunReport
@@ -38,6 +39,7 @@ _HOMES = {
     "RunReport": "chunkinfer.reports",
     "TilingErrors": "chunkinfer.checking.tiling_error",
     "audit": "chunkinfer.checking.audit",
+    "augment": "chunkinfer.models.augmentation",
     "errors": "chunkinfer.errors",
     "infer": "chunkinfer.inference",
     "open_volume": "chunkinfer.volume",
@@ -56,6 +58,7 @@ __all__ = [
     "TilingErrors",
     "__version__",
     "audit",
+    "augment",
     "errors",
     "infer",
     "open_volume",

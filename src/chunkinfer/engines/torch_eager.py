@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from chunkinfer.models import Model
 
+WARM_UP = 3
+"""Calls after which TorchScript's profiling executor has made up its mind, and its bits stay."""
+
 TYPES = {"bf16": "bfloat16", "fp16": "float16"}
 """torch's names of reduced precisions."""
 
@@ -48,6 +51,10 @@ class TorchEager:
             with torch.autocast(setup.device, dtype=kind):
                 return network(patches.to(memory_format=last)).float()
 
+        if model.kind == "torchscript":
+            with torch.inference_mode():
+                for _ in range(WARM_UP):
+                    run(torch.zeros(setup.patch, device=setup.device))
         return run
 
 

@@ -24,7 +24,7 @@ Batch = dict[int, Index]
 """Place in the batch -> index of the patch in the lattice."""
 
 LOWEST, HIGHEST = -1e-3, 1 + 1e-3
-"""What a network that ends in [0, 1] may return by round-off, patch by patch."""
+"""What a network that ends in [0, 1] may return by round-off."""
 
 
 class Canvas(Protocol):

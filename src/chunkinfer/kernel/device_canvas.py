@@ -59,7 +59,7 @@ class DeviceCanvas:
         self._type = getattr(torch, job.compute.name)
         make = torch.empty if job.lattice.exact and complete else torch.zeros
         self._total = make((job.blended_channels, *out.shape), dtype=self._type, device=data.device)
-        self._patches: list[tuple[Index, Box]] = []
+        self._patches: list[Index] = []
         self._extremes: list[torch.Tensor] = []
         self._weights = lru_cache(64)(partial(_weights, job, self._total))
 
@@ -107,7 +107,7 @@ class DeviceCanvas:
             box, local = zone(self._job, index, self._out)
             source = values[place][(slice(None), *local.slices)]
             target = self._total[(slice(None), *box.relative_to(self._out.start).slices)]
-            self._patches.append((index, box))
+            self._patches.append(index)
             self._extremes.append(torch.stack(torch.aminmax(source)))  # NaN if a value is
             if self._job.lattice.exact:
                 target.copy_(source)
@@ -126,7 +126,7 @@ class DeviceCanvas:
         import torch
 
         job, total = self._job, self._total
-        check = partial(self._check, torch.stack(self._extremes))
+        check = partial(self._check, torch.stack([*self._extremes, torch.stack(torch.aminmax(total))]))
         if job.output.argmax:
             return total.argmax(0, keepdim=True).to(getattr(torch, job.dtype.name)), check
         if job.output.threshold is not None:
@@ -136,11 +136,13 @@ class DeviceCanvas:
         return total.to(getattr(torch, job.dtype.name)) if job.dtype.name in STORED else total, check
 
     def _check(self, extremes: torch.Tensor) -> None:
-        for (index, box), (low, high) in zip(self._patches, extremes.cpu().numpy(), strict=True):
-            if not np.isfinite([low, high]).all():
+        *patches, block = extremes.cpu().numpy()
+        for index, ends in zip(self._patches, patches, strict=True):
+            if not np.isfinite(ends).all():
                 refuse_not_finite(self, self._job, index)
-            if self._job.quantised and (low < LOWEST or high > HIGHEST):
-                refuse_range(box, float(low), float(high))
+        low, high = (float(v) for v in block)
+        if self._job.quantised and (low < LOWEST or high > HIGHEST):
+            refuse_range(self._out, low, high)
 
 
 def _weights(job: Job, like: torch.Tensor, d: int, k: int) -> torch.Tensor:

@@ -76,22 +76,23 @@ class HostCanvas:
     data, seen, out
         As in `run_block`.
     complete
-        Whether all patches of the block will be put. Otherwise voxels of no patch hold anything.
+        Whether all patches of the block will be put. Otherwise voxels of no patch hold zeros.
     """
 
     def __init__(self, job: Job, data: Array, seen: Box, out: Box, complete: bool = True) -> None:
-        self._job, self._data, self._seen, self._out, self._complete = job, data, seen, out, complete
+        self._job, self._seen, self._out, self._complete = job, seen, out, complete
         self._buffers = buffers(job)
         self._compiled = data.dtype in COMPILED
-        if self._compiled:
-            self._data = np.ascontiguousarray(data)
-        # Exact zones go straight to what is stored; where patches are summed, or a dtype is rare, floats come first.
-        self._converted = job.quantised or job.output.decides
+        self._data = np.ascontiguousarray(data) if self._compiled else data
+        self._whole_numbers = job.quantised or job.output.decides
+        exact = job.lattice.exact
+        # What a patch gives is stored at once where it can be; otherwise floats come first.
+        self._at_once = exact if self._whole_numbers else job.dtype == np.float32
         self._result = np.empty((job.channels, *out.shape), job.dtype)
-        self._total = self._result
-        if job.dtype != np.float32 and not (self._converted and job.lattice.exact):
+        self._total: Array = self._result
+        if not self._at_once:
             self._total = self._buffers.total((job.blended_channels, *out.shape))
-        if not complete and self._total.dtype == np.float32:
+        if not complete:
             self._total.fill(0)
 
     def gather(self, batch: Batch) -> torch.Tensor:
@@ -140,24 +141,33 @@ class HostCanvas:
         """Add a patch's weighted values; whether one is not finite."""
         from chunkinfer.kernel import fused
 
-        axes, origin = self._job.lattice.axes, self._out.start
-        weights = [self._buffers.weights(d, k)[part] for d, (k, part) in enumerate(zip(index, local.slices, strict=True))]
-        # The block holds sums where patches before this one lie: in the lattice's order, below the end of its neighbour
-        # along some axis. With patches left out it is not so simple: it was set to zero, and all of it holds sums.
-        held = local.shape
-        if self._complete:
-            ends = [axis.owned(k - 1)[1] if k else 0 for axis, k in zip(axes, index, strict=True)]
-            held = tuple(max(end - o - a, 0) for end, o, a in zip(ends, origin, at, strict=True))
-        held = tuple(min(h, n) for h, n in zip(held, local.shape, strict=True))
-        by_z, by_y, by_x = [np.ones(1, np.float32)] * (3 - len(index)) + weights
-        parts = _cube(values), _corner(local.start), _corner(local.shape, 1)
-        return fused.add(_cube(self._total), _corner(at), *parts, by_z, by_y, by_x, _corner(held))
+        by_axis: list[Floats] = [np.ones(1, np.float32)] * (3 - len(index))
+        for d, (k, part) in enumerate(zip(index, local.slices, strict=True)):
+            by_axis.append(self._buffers.weights(d, k)[part])
+        return fused.add(
+            _cube(self._total), _corner(at), _cube(values), _corner(local.start), _corner(local.shape, 1),
+            by_axis[0], by_axis[1], by_axis[2], _corner(self._held(index, at, local.shape)),
+        )  # fmt: skip
+
+    def _held(self, index: Index, at: Index, shape: Index) -> Index:
+        """From where on, along each axis, the block holds no sums yet in a box of a patch.
+
+        Sums lie where patches before this one do: in the lattice's order, below the end of its neighbour along some
+        axis. With patches left out it is not so simple: the block was set to zero, and all of it holds sums.
+        """
+        if not self._complete:
+            return shape
+        held = []
+        for axis, k, start, origin, n in zip(self._job.lattice.axes, index, at, self._out.start, shape, strict=True):
+            end = axis.owned(k - 1)[1] if k else 0
+            held.append(min(max(end - origin - start, 0), n))
+        return tuple(held)
 
     def _store(self, values: Floats, index: Index, local: Box, at: Index) -> bool:
         """Put a patch's clean zone where it is stored; whether one of its values cannot be."""
         from chunkinfer.kernel import fused
 
-        if self._converted:
+        if self._whole_numbers:
             return self._convert(values, local.start, at, local.shape)
         return fused.copy(_cube(values), _corner(local.start), _cube(self._total), _corner(at), _corner(local.shape, 1))
 
@@ -175,13 +185,14 @@ class HostCanvas:
 
     def finish(self) -> Array:
         """The block as it is stored, (channels, *space)."""
-        job, out = self._job, self._out
-        if self._total is self._result or (self._converted and job.lattice.exact):
+        if self._at_once:
             return self._result
-        if not self._converted:
-            return self._total.astype(job.dtype)
-        zero = (0,) * len(out.shape)
-        self._convert(self._total, zero, zero, out.shape)
+        if not self._whole_numbers:
+            self._result[...] = self._total
+            return self._result
+        zero = (0,) * len(self._out.shape)
+        if self._convert(self._total, zero, zero, self._out.shape):
+            refuse_range(self._out, float(self._total.min()), float(self._total.max()))
         return self._result
 
     def _refuse(self, values: Floats, index: Index, box: Box) -> None:

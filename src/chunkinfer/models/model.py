@@ -191,6 +191,7 @@ class Model:
             found = known[key]
         if self.augmentation is None:
             return found
+        self.augmentation.check(found.channels_out, ndim)
         return replace(found, axes=self.augmentation.contracts(found.axes))
 
     def _traced(self, channels: int, ndim: int, size: tuple[int, ...] | None) -> Trace:

@@ -212,7 +212,9 @@ def callable_of(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tenso
 
     def run(patches: torch.Tensor) -> torch.Tensor:
         # TorchScript's profiling executor may fuse after the first calls, and fused kernels differ in the last bits.
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        # Without it, TorchScript also runs past autocast.
+        settled = torch.is_autocast_enabled(patches.device.type)
+        with torch.jit.optimized_execution(settled):  # type: ignore[attr-defined]
             return first_tensor(module(patches))
 
     return run

@@ -22,6 +22,7 @@ from chunkinfer.kernel import (
     Normalize,
     cores,
     describe_function,
+    kernel_threads,
     resolve_empty,
     resolve_fill,
     resolve_output,
@@ -39,6 +40,7 @@ from chunkinfer.planning.search import Budget, choose_blended_patch, choose_bloc
 from chunkinfer.storage.store import CACHE_BYTES
 
 if TYPE_CHECKING:
+    from chunkinfer.models.augmentation import Augmentation
     from chunkinfer.models.trace import Reason, Trace
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -297,13 +299,16 @@ class _Planning:
         if plan.device == "cuda" and self.place.device_memory is None:
             return None
         model, setup = self.model, self._setup(plan.lattice, plan.batch)
-        return check_precision(
-            self._job(plan.lattice, plan.batch),
-            self.precision,
-            model.network(plan.device),
-            open_network(model, setup, plan.engine),
-            self.read,
-            (model.digest, plan.engine, plan.threads, plan.device, plan.normalize, self.source),
+        # In a kernel's thread: what an engine allocates for a thread is then what the run's kernels use.
+        return kernel_threads(plan.device, self.kernels).run(
+            lambda: check_precision(
+                self._job(plan.lattice, plan.batch),
+                self.precision,
+                model.network(plan.device),
+                open_network(model, setup, plan.engine),
+                self.read,
+                (model.digest, plan.engine, plan.threads, plan.device, plan.normalize, self.source),
+            )
         )
 
     # ---- what the steps are made of -----------------------------------------------------------------------------
@@ -490,28 +495,56 @@ def _forward_of(model: Model, channels: int, patch: tuple[int, ...], batch: int)
 
 
 def _forward(model: Model, trace: Trace, patch: Sequence[int], batch: int = 1) -> ForwardPass:
-    return _forward_of(model, trace.channels_in, tuple(patch), batch)
+    if model.augmentation is None:
+        return _forward_of(model, trace.channels_in, tuple(patch), batch)
+    return _augmented(model, model.augmentation, trace, tuple(patch), batch)
+
+
+def _augmented(
+    model: Model, augmentation: Augmentation, trace: Trace, patch: tuple[int, ...], batch: int
+) -> ForwardPass:
+    """One variant at a time, beside a turned copy of its input, its output put back, their sum and its counts."""
+    passes = [_forward_of(model.plain, trace.channels_in, shape, batch) for shape in augmentation.shapes(patch)]
+    copies = np.dtype(trace.dtype).itemsize * batch * prod(patch) * (trace.channels_in + 2 * trace.channels_out + 1)
+    return ForwardPass(
+        tensors=max(one.tensors for one in passes) + copies,
+        peak=max(one.peak for one in passes) + copies,
+        pooled=max(one.pooled for one in passes),
+        flops=passes[0].flops * len(augmentation.variants),
+    )
 
 
 def _confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
-    """Trace the chosen patch at its own size: what holds at one size is not believed of another."""
-    from chunkinfer.models.trace import check_patch
+    """Trace the chosen patch at its own size: what holds at one size is not believed of another.
 
+    Of a network with augmentation, in each shape in which it sees the patch, with the network's own context.
+    """
     if len(lattice) == 1 or not model.of_torch:  # what can only be called was probed at several sizes
         return
-    clean = [
-        None if len(a.starts) == 1 else (low := round_up(a.contract.low, a.contract.period), low + a.step)
-        for a in lattice.axes
-    ]
-    # An axis that one patch spans has no cut to check; there a thin one would only hide what the other axes read.
+    cut = [len(a.starts) > 1 for a in lattice.axes]
+    shapes: Sequence[tuple[int, ...]] = [lattice.patch]
+    if model.augmentation is not None:
+        trace = model.plain.trace(trace.channels_in, len(cut))
+        shapes, cut = model.augmentation.shapes(lattice.patch), [True] * len(cut)
+    for shape in shapes:
+        _confirm_shape(model, trace, shape, cut)
+
+
+def _confirm_shape(model: Model, trace: Trace, shape: Sequence[int], cut: Sequence[bool]) -> None:
+    from chunkinfer.models.trace import check_patch
+
+    clean: list[tuple[int, int] | None] = []
     sizes = []
-    for a, zone in zip(lattice.axes, clean, strict=True):
-        c = a.contract
-        sizes.append(a.patch if zone else c.accepted_at_least(max(a.patch, c.low + c.high + 4 * c.period)))
+    for c, n, is_cut in zip(trace.axes, shape, cut, strict=True):
+        low = round_up(c.low, c.period)
+        step = (n - low - c.high) // c.period * c.period
+        # An axis that one patch spans has no cut to check; there a thin one would only hide what the others read.
+        clean.append((low, low + step) if is_cut and step > 0 else None)
+        sizes.append(n if clean[-1] else c.accepted_at_least(max(n, c.low + c.high + 4 * c.period)))
     reasons = check_patch(model.module_on("cpu"), trace, trace.channels_in, sizes, clean)
     if reasons:
         raise NotExact(
-            f"{model.name} cannot be tiled exactly with patches of {lattice.patch} voxels: {reasons[0].text}.",
+            f"{model.name} cannot be tiled exactly with patches of {tuple(shape)} voxels: {reasons[0].text}.",
             "Its context at this size is another than the one that was traced.",
             ["choose another patch: infer(volume, model, patch=...)", "blend: infer(volume, model, overlap=...)"],
         )

@@ -22,8 +22,8 @@ Array = NDArray[Any]
 TOLERANCE = 0.01
 """Share of the decisions that reduced precision may flip, unless the caller says otherwise."""
 
-SAMPLES = 4
-"""Patches compared, spread over the volume."""
+SAMPLES, VOXELS = 4, 1_000_000
+"""Patches compared, spread over the volume: so many, or so many voxels; at least one."""
 
 _known: OrderedDict[Hashable, PrecisionCheck] = OrderedDict()
 
@@ -141,11 +141,11 @@ def _decisions(job: Job, before: Array, after: Array) -> Array | None:
     return np.asarray((before > threshold) != (after > threshold))
 
 
-def sample(lattice: PatchLattice, patches: int = SAMPLES) -> list[tuple[int, ...]]:
+def sample(lattice: PatchLattice) -> list[tuple[int, ...]]:
     """Indices of patches spread evenly over the volume, away from its ends where there are others."""
     counts = [len(a.starts) for a in lattice.axes]
     total = prod(counts)
-    patches = min(patches, total)
+    patches = min(SAMPLES, total, max(1, VOXELS // prod(lattice.patch)))
     if patches == total:
         return list(product(*map(range, counts)))
     found: list[tuple[int, ...]] = []
