@@ -204,6 +204,30 @@ def test_nan_is_told_with_its_patch(run: object, patches: object, dtype: str, va
 
 
 @pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("dtype", ["f4", "u1"])
+def test_nan_is_told_where_an_earlier_patch_has_been(run: object, dtype: str) -> None:
+    def network(x: torch.Tensor) -> torch.Tensor:
+        y = restless(x)
+        y[:, 0, 0, 0, 0] = torch.where(x[:, 0, -1, -1, -1] == 2, torch.nan, 0.5)
+        return y
+
+    volume = VOLUME.copy()
+    volume[0, 8, 11, 13] = 2
+    with pytest.raises(OutputError, match=r"for patch \[3:9, 4:12, 6:14\], whose input is fin"):
+        run(Case(job_of(BLENDED, dtype=np.dtype(dtype)), volume), network)  # type: ignore[operator]
+
+
+def test_blended_zeros_have_no_sign() -> None:
+    """Whether a voxel's first patch was added or written would show otherwise."""
+    case = Case(job_of(BLENDED), VOLUME)
+    keep = np.ones(case.whole.shape, np.bool_)
+    keep[:2, :2, :2] = False
+    for run in RUNS:
+        for more in ({}, {"keep": keep}):
+            assert not np.signbit(run(case, lambda x: -torch.zeros_like(x).expand(-1, 3, -1, -1, -1), **more)).any()
+
+
+@pytest.mark.parametrize("run", RUNS)
 def test_only_what_is_kept_is_looked_at(run: object) -> None:
     """A patch's rim is not the network's value for those voxels; another patch gives that."""
 

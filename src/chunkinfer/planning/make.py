@@ -82,8 +82,9 @@ class Wishes:
 
     def asked(self) -> tuple[str, ...]:
         """Names of the arguments that were given and must be kept; "auto" leaves the engine open."""
-        left_open = (None, False, AUTO)
-        return tuple(n for n, v in vars(self).items() if not any(v is o or (o == AUTO and v == o) for o in left_open))
+        auto = isinstance(self.engine, str) and self.engine == AUTO
+        given = [name for name, value in vars(self).items() if value is not None and value is not False]
+        return tuple(name for name in given if not (name == "engine" and auto))
 
 
 @dataclass(frozen=True)
