@@ -681,3 +681,15 @@ def test_fifty_clean_runs_have_no_findings(tmp_path: Path) -> None:
 def test_errors_are_of_this_library(tmp_path: Path) -> None:
     with pytest.raises(ChunkinferError):
         quick(tmp_path / "nothing", np.zeros((20, 20), "f4"), net_of("flat"))
+
+
+def test_steps_that_keep_values_are_recomputed_and_others_refused(tmp_path: Path) -> None:
+    volume, net = np.random.default_rng(0).random((20, 24, 28), dtype="f4"), net_of("plain conv")
+    ci.save(ci.infer(volume, net, activation="sigmoid", channels=0), tmp_path / "a.zarr", progress=False)
+    assert ci.audit(tmp_path / "a.zarr", volume, net).ok
+    ci.save(ci.infer(volume, net, threshold=0.5), tmp_path / "b.zarr", progress=False)
+    with pytest.raises(PlanError, match="cannot be audited"):
+        ci.audit(tmp_path / "b.zarr", volume, net)
+    ci.save(ci.infer(volume, net, empty=0), tmp_path / "c.zarr", progress=False)
+    with pytest.raises(PlanError, match="left out"):
+        ci.audit(tmp_path / "c.zarr", volume, net)

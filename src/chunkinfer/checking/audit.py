@@ -21,7 +21,7 @@ from chunkinfer.errors import PlanError
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.inference import Settings
 from chunkinfer.kernel import resolve_device
-from chunkinfer.models.activations import activation_bytes
+from chunkinfer.models.activations import activation_bytes, assumed_pass
 from chunkinfer.planning.search import Budget
 from chunkinfer.reports import Progress
 
@@ -158,7 +158,7 @@ def _reference(run: Run) -> tuple[Reference | None, tuple[int, ...]]:
     """How boxes are recomputed, and their size; None where the network has no definition that fits in memory."""
     settings, trace, sizes = run.settings, run.trace, run.volume.space_shape
     device = resolve_device(run.device)
-    forward = forward_of(run.model, device, run.normalize, settings["precision"])
+    forward = forward_of(run.model, device, run.normalize, settings["precision"], run.steps())
     axes = trace.axes
     if settings["overlap"] is not None:
         patch, overlap = tuple(settings["patch"]), tuple(settings["overlap"])
@@ -167,8 +167,12 @@ def _reference(run: Run) -> tuple[Reference | None, tuple[int, ...]]:
         blended = Blended(run.input, forward, axes, sizes, patch, overlap, settings["window"])
         return blended, tuple(map(min, size, most))
     probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in axes]
-    module = run.model.module_on("cpu")
-    per_voxel = activation_bytes(module, trace.channels_in, tuple(probe), run.model.compute_dtype()) / prod(probe)
+    if run.model.of_torch:
+        module = run.model.module_on("cpu")
+        held = activation_bytes(module, trace.channels_in, tuple(probe), run.model.compute_dtype())
+    else:
+        held = assumed_pass(trace.channels_in, probe).tensors
+    per_voxel = held / prod(probe)
     if not trace.exact:
         if prod(sizes) * per_voxel > Budget().activations:
             text = (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from chunkinfer.engines.torch_eager import TYPES
 from chunkinfer.geometry import AxisContract, Box, round_up
-from chunkinfer.kernel import WINDOWS, Affine, Normalize
+from chunkinfer.kernel import WINDOWS, Affine, Normalize, Output
 from chunkinfer.models import Model
 
 Array = NDArray[Any]
@@ -27,8 +27,8 @@ Reference = Callable[[Box], Array]
 """An output box -> its voxels as they should be, (channels, *space), float64."""
 
 
-def forward_of(model: Model, device: str, normalize: Normalize, precision: str) -> Forward:
-    """One forward pass, with the scaling and the precision of a run."""
+def forward_of(model: Model, device: str, normalize: Normalize, precision: str, output: Output) -> Forward:
+    """One forward pass, with the scaling, the precision and the output steps of a run."""
     import torch
 
     network, compute = model.network(device), np.dtype(model.compute_dtype())
@@ -44,7 +44,7 @@ def forward_of(model: Model, device: str, normalize: Normalize, precision: str) 
         elif device == "cuda":  # convolutions round to TF32 there unless told otherwise
             inside = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), inside:
-            result = network(torch.from_numpy(np.ascontiguousarray(values))[None].to(device))
+            result = output.on_patch(network(torch.from_numpy(np.ascontiguousarray(values))[None].to(device)))
         found: Array = result[0].to("cpu", torch.float64).numpy()
         return found
 

@@ -19,7 +19,7 @@ from chunkinfer.checking.audit_report import Finding
 from chunkinfer.errors import ChunkinferError, DestinationError, PlanError, VolumeError
 from chunkinfer.geometry import AxisContract, BlockGrid, Box, exact_axis
 from chunkinfer.inference import plan
-from chunkinfer.kernel import Affine, Normalize, resolve_normalize
+from chunkinfer.kernel import ACTIVATIONS, Affine, Normalize, Output, resolve_normalize
 from chunkinfer.models import Model, open_model
 from chunkinfer.models.trace import Trace
 from chunkinfer.planning.forms import per_axis
@@ -100,6 +100,30 @@ class Run:
                 if self.trace.exact
                 else replace(c, low=low, high=high)
             )
+
+    def steps(self) -> Output:
+        """What the run made of the network's values.
+
+        Raises
+        ------
+        PlanError
+            It stored decisions, left voxels out, or took a function as activation: the output has no value at every
+            voxel that could be compared.
+        """
+        said = dict(self.settings.get("output") or {})
+        activation, channels = said.pop("activation", None), said.pop("channels", None)
+        skips = self.settings.get("skips")
+        if said or skips or (activation and activation not in ACTIVATIONS):
+            what = "voxels that were left out" if skips else f"{next(iter(said), activation)}"
+            raise PlanError(
+                f"{self.name} cannot be audited: it was stored with {what}.",
+                "An audit compares values at boxes with the network's, and there they cannot be told.",
+                [
+                    "store a part as values, and audit that: save(infer(volume.isel(z=slice(0, 64)), model), url)",
+                    "resume the run: save(infer(volume, model, ...), url) computes what is missing",
+                ],
+            )
+        return Output(activation, None if channels is None else tuple(channels))
 
     def stored(self, box: Box) -> Array:
         """The output's voxels, (channels, *space); raises `SourceError` where they cannot be read."""
@@ -292,7 +316,7 @@ def _done(ledger: Ledger, blocks: int) -> tuple[set[int], list[Finding]]:
 def placed_wrongly(run: Run) -> Iterator[Finding]:
     """Shape, dtype, voxel size and offset of the output against what `infer` gives."""
     array, axes = run.output.array, run.trace.axes
-    expected = (run.trace.channels_out, *run.shape)
+    expected = (run.steps().channels_of(run.trace.channels_out), *run.shape)
     shape = array.shape if run.output.channels else (1, *array.shape)
     if shape != expected:
         yield Finding("shape", f"the output has {shape} voxels, the network gives {expected}")

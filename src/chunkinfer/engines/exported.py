@@ -48,7 +48,7 @@ class Exported:
         def run(x: torch.Tensor) -> torch.Tensor:
             with torch.inference_mode():
                 found: torch.Tensor = loader.boxed_run([x])[0]
-                return found
+                return found.contiguous()  # ahead of time, Inductor leaves bf16's layout in the output
 
         return run
 

@@ -6,7 +6,7 @@ The host never waits for the device: what was returned is looked at when the blo
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class DeviceCanvas:
         self._total = make((job.blended_channels, *out.shape), dtype=self._type, device=data.device)
         self._patches: list[Index] = []
         self._extremes: list[torch.Tensor] = []
-        self._weights = lru_cache(64)(partial(_weights, job, self._total))
+        self._weights = lru_cache(64)(partial(_weights, job, data.device))
 
     def gather(self, batch: Batch) -> torch.Tensor:
         """See `Canvas`."""
@@ -73,8 +73,8 @@ class DeviceCanvas:
         for place, index in batch.items():
             if isinstance(normalize, Affine):
                 self._pad(patches[place], index)
-            else:  # a function of numpy arrays: once to the host and back
-                stored = stored_patch(job, self._data.cpu().numpy(), self._seen, index)
+            else:
+                stored = stored_patch(job, self._on_host, self._seen, index)
                 patches[place] = torch.from_numpy(np.asarray(normalize(stored), job.compute))
         filler = next(iter(batch))
         for place in range(job.batch):
@@ -87,6 +87,12 @@ class DeviceCanvas:
             )
         return patches
 
+    @cached_property
+    def _on_host(self) -> Array:
+        """The block's input for a function of numpy arrays; waits for the device."""
+        data: Array = self._data.cpu().numpy()
+        return data
+
     def _pad(self, patch: torch.Tensor, index: Index) -> None:
         """Copy a patch's stored voxels, far-padded."""
         start = patch_start(self._job, self._seen, index)
@@ -94,10 +100,8 @@ class DeviceCanvas:
         inside = self._data[(slice(None), *box)]
         patch[(slice(None), *(slice(0, n) for n in inside.shape[1:]))] = inside
         for d, have in enumerate(inside.shape[1:], 1):
-            if have < patch.shape[d]:
-                patch.narrow(d, have, patch.shape[d] - have).copy_(
-                    patch.narrow(d, have - 1, 1).expand_as(patch.narrow(d, have, patch.shape[d] - have))
-                )
+            beyond = patch.narrow(d, have, patch.shape[d] - have)
+            beyond.copy_(patch.narrow(d, have - 1, 1).expand_as(beyond))
 
     def put(self, values: torch.Tensor, batch: Batch) -> None:
         """See `Canvas`."""
@@ -145,7 +149,7 @@ class DeviceCanvas:
             refuse_range(self._out, low, high)
 
 
-def _weights(job: Job, like: torch.Tensor, d: int, k: int) -> torch.Tensor:
+def _weights(job: Job, device: torch.device, d: int, k: int) -> torch.Tensor:
     import torch
 
-    return torch.from_numpy(axis_weights(job.window, job.lattice.axes[d], k).astype(job.compute)).to(like.device)
+    return torch.from_numpy(axis_weights(job.window, job.lattice.axes[d], k).astype(job.compute)).to(device)
