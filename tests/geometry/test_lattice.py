@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import PlanError
-from chunkinfer.geometry import AxisContract, AxisLattice, BlockGrid, Box, PatchLattice, blended_axis, exact_axis
+from chunkinfer.geometry import AxisContract, AxisLattice, BlockGrid, Box, PatchLattice, blended_axis, exact_axis, least_half
 
 
 @st.composite
@@ -31,6 +31,8 @@ def exact_axes(draw: st.DrawFn) -> AxisLattice:
     size = draw(st.integers(contract.smallest, 300))
     least = contract.low + contract.high + 3 * contract.period
     patch = contract.accepted_at_least(least + draw(st.integers(0, 60)))
+    if draw(st.booleans()):  # two patches, each flush with an end
+        patch = least_half(contract, size)
     try:
         return exact_axis(contract, size, patch)
     except PlanError:
@@ -91,6 +93,21 @@ def test_what_a_block_sees_holds_all_its_patches(axis: AxisLattice, data: st.Dat
     for k in axis.touching(low, high):
         assert seen[0] <= axis.starts[k]
         assert min(axis.starts[k] + axis.patch, axis.size) <= seen[1] <= axis.size
+
+
+@given(contracts(), st.data())
+def test_the_least_half_makes_two_patches_and_no_smaller_one_does(c: AxisContract, data: st.DataObject) -> None:
+    assume(not any(c.crop))  # what a valid network crops, a patch has to spare
+    size = data.draw(st.integers(c.smallest, 300))
+    half = least_half(c, size)
+    assert len(exact_axis(c, size, half).starts) <= 2
+    for smaller in range(half - 1, max(half - 4 * c.period, 0), -1):
+        if not c.accepts(smaller) or smaller >= c.accepted_at_least(size):
+            continue
+        try:
+            assert len(exact_axis(c, size, smaller).starts) > 2
+        except PlanError:
+            continue
 
 
 @given(exact_axes(), st.data())

@@ -2,7 +2,7 @@
 
 from chunkinfer.geometry.boxes import BlockGrid, Box
 from chunkinfer.geometry.contract import AxisContract
-from chunkinfer.geometry.lattice import AxisLattice, PatchLattice, blended_axis, exact_axis, round_up
+from chunkinfer.geometry.lattice import AxisLattice, PatchLattice, blended_axis, exact_axis, least_half, round_up
 
 __all__ = [
     "AxisContract",
@@ -12,5 +12,6 @@ __all__ = [
     "PatchLattice",
     "blended_axis",
     "exact_axis",
+    "least_half",
     "round_up",
 ]

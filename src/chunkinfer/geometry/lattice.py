@@ -123,6 +123,7 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "") ->
         )
     low = round_up(contract.low, contract.period)
     step = (patch - low - contract.high) // contract.period * contract.period
+    step = max(step, _halves(contract, padded, patch, low))
     if step <= 0:
         least = contract.accepted_at_least(low + contract.high + contract.period)
         raise PlanError(
@@ -134,6 +135,31 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "") ->
     zones = ceil(Fraction(contract.output_size(size)) * contract.stride / step)
     starts = tuple(min(max(k * step - low, 0), padded - patch) for k in range(zones))
     return AxisLattice(contract, size, padded, patch, step, starts, exact=True)
+
+
+def least_half(contract: AxisContract, size: int) -> int:
+    """The smallest patch two of which compute an axis exactly, each flush with one of its ends."""
+    padded, low = contract.accepted_at_least(size), round_up(contract.low, contract.period)
+    patch = round_up(ceil(padded / 2), contract.period) + max(low, contract.high)
+    while (
+        not contract.accepts(patch) or (padded - patch) % contract.period or not _halves(contract, padded, patch, low)
+    ):
+        patch += 1
+    return patch
+
+
+def _halves(contract: AxisContract, padded: int, patch: int, low: int) -> int:
+    """The clean zone of the first of two patches, each of which needs context at its inner side only; 0 if two do not
+    suffice.
+
+    ::
+
+        patch 0   |==========S====|          S + high <= T
+        patch 1         |====S==========|    N' - T + low <= S
+    """
+    most = (patch - contract.high) // contract.period * contract.period
+    least = max(round_up(padded - patch + low, contract.period), round_up(ceil(padded / 2), contract.period))
+    return least if 0 < least <= most else 0
 
 
 def blended_axis(contract: AxisContract, size: int, patch: int, overlap: int, axis: str = "") -> AxisLattice:

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from chunkinfer.models.augmentation import Augmentation
     from chunkinfer.models.trace import Reason, Trace
 
+WORTH_THREADS = 0.85
+"""More threads a kernel are taken where they leave at most this share of the work: several kernels of few threads use
+the cores a little better."""
+
 PRECISIONS = ("fp32", "bf16", "fp16")
 """Of the arithmetic inside the network."""
 
@@ -181,12 +185,9 @@ class _Planning:
         self.patch = per_axis("patch", wishes.patch, axes, 1)
         self.overlap = None if wishes.overlap is None else per_axis("overlap", wishes.overlap, axes, 0)
         self.block = per_axis("block", wishes.block, axes, 1)
-        self.threads = _count("threads", wishes.threads)
         self.batch = _count("batch", wishes.batch)
-        kernels = max(1, cores() // self.threads) if place.device == "cpu" else 1
-        slots = None if wishes.slots is None else positive("slots", wishes.slots)
-        self.slots = slots or place.slots or kernels + 1
-        self.kernels = min(kernels, self.slots)
+        self.asked_slots = None if wishes.slots is None else positive("slots", wishes.slots)
+        self._use_threads(_count("threads", wishes.threads))
         _check_minutes(wishes.max_block_minutes, wishes.calibrate)
         self.window = _one_of("window", wishes.window or "hann", WINDOWS)
         self.precision = _one_of("precision", wishes.precision or "fp32", PRECISIONS)
@@ -213,6 +214,13 @@ class _Planning:
         self.empty = resolve_empty(wishes.empty)
         self.fill = resolve_fill(wishes.fill or 0, self.dtype)
 
+    def _use_threads(self, threads: int) -> None:
+        """So many intra-op threads a kernel, and as many kernels as the cores then have room for."""
+        kernels = max(1, cores() // threads) if self.place.device == "cpu" else 1
+        self.threads = threads
+        self.slots = self.asked_slots or self.place.slots or kernels + 1
+        self.kernels = min(kernels, self.slots)
+
     def _reduced(self, trace: Trace) -> tuple[AxisContract, ...] | None:
         """The contracts with the halo asked for; None where none was, or where it is no less than was traced."""
         if self.wishes.halo is None:
@@ -237,8 +245,8 @@ class _Planning:
 
     def _plan(self) -> Plan:
         """Patch, engine, batch and block, in this order; then the check of reduced precision."""
-        found, budget = self._affordable()
         open_choice = any(p is None for p in self.patch)
+        found, budget = self._best_threads() if open_choice else self._affordable()
         nothing: tuple[None, ...] = (None,) * len(self.axes)
         others = [] if open_choice and not any(self.block) else self._lattices(nothing, nothing, budget)
         engine = self._engine(found[0])
@@ -251,6 +259,20 @@ class _Planning:
             _confirm(self.model, self.trace, made.lattice)
         return made if self.precision == "fp32" else replace(made, check=self._checked(made))
 
+    def _best_threads(self) -> tuple[list[PatchLattice], Budget]:
+        """As `_affordable`; where memory is given and threads are open, with fewer kernels of more threads each if the
+        larger patches that then fit save enough."""
+        if self.wishes.memory is None or self.wishes.threads is not None or self.place.device != "cpu":
+            return self._affordable()
+        (found, budget), threads = self._affordable(), 1
+        for more in (t for t in range(2, cores() + 1) if cores() % t == 0):
+            self._use_threads(more)
+            other, other_budget = self._affordable()
+            if computed(other[0]) < WORTH_THREADS * computed(found[0]):
+                found, budget, threads = other, other_budget, more
+        self._use_threads(threads)
+        return found, budget
+
     def _affordable(self) -> tuple[list[PatchLattice], Budget]:
         """Lattices, the best first, that fit into the memory given, and the budget that they keep."""
         wishes, place = self.wishes, self.place
@@ -259,10 +281,10 @@ class _Planning:
             budget = replace(budget, activations=int(0.7 * place.device_memory) // self.kernels // self.batch)
         found = self._lattices(self.patch, self.block, budget)
         bounded = wishes.memory is not None or wishes.calibrate
-        for _ in range(8):  # the budget is a guess, the plan's sum decides
+        for _ in range(24):  # the budget is a guess, the plan's sum decides
             if not bounded or self._plan_of(found[0], self.batch, budget, _UNDECIDED).fits:
                 break
-            budget = Budget(max(1, int(0.8 * budget.activations)), max(1, int(0.8 * budget.block)))
+            budget = Budget(max(1, int(0.9 * budget.activations)), max(1, int(0.9 * budget.block)))
             found = self._lattices(self.patch, self.block, budget)
         return found, budget
 
@@ -421,12 +443,12 @@ def computed(lattice: PatchLattice) -> int:
 
 
 def _budget(memory: int | None, batch: int, kernels: int, slots: int, model: Model) -> Budget:
-    """The default budgets, or about what fits into the memory given: two thirds of it for activations."""
+    """The default budgets, or, of the memory given, the most that there can be for activations."""
     default = Budget()
     if memory is None:
         return Budget(default.activations // batch, default.block)
     free = max(memory - LIBRARIES - KEPT - model.parameter_bytes() - CACHE_BYTES, 1)
-    activations = int(free * 2 / 3 / kernels / batch)
+    activations = int(free * 0.95 / kernels / batch)
     return Budget(max(activations, 1), max(1, min(default.block, int(free / 4 / (slots + 2)))))
 
 

@@ -8,7 +8,7 @@ from heapq import nsmallest
 from itertools import product
 from math import ceil, prod
 
-from chunkinfer.geometry import AxisContract, AxisLattice, PatchLattice, exact_axis, round_up
+from chunkinfer.geometry import AxisContract, AxisLattice, PatchLattice, exact_axis, least_half, round_up
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,9 @@ def _axis_options(contract: AxisContract, size: int, block: int | None, name: st
             patch += 1
         if patch < padded and (lattice := exact_axis(contract, size, patch, name)).step == zone:
             found[patch] = lattice
+    half = least_half(contract, size)
+    if half < padded and (not whole_block or whole_block % exact_axis(contract, size, half, name).step == 0):
+        found[half] = exact_axis(contract, size, half, name)
     return list(found.values()) or [exact_axis(contract, size, padded, name)]
 
 
