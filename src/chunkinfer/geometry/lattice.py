@@ -140,7 +140,7 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "") ->
 def least_half(contract: AxisContract, size: int) -> int:
     """The smallest patch two of which compute an axis exactly, each flush with one of its ends."""
     padded, low = contract.accepted_at_least(size), round_up(contract.low, contract.period)
-    patch = round_up(ceil(padded / 2), contract.period) + max(low, contract.high)
+    patch = ceil(padded / 2)
     while (
         not contract.accepts(patch) or (padded - patch) % contract.period or not _halves(contract, padded, patch, low)
     ):
