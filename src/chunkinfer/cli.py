@@ -41,6 +41,20 @@ class _Numbers(click.ParamType[Any]):
             self.fail(f"{value!r} is not a list of numbers such as 40,4,4", param, ctx)
 
 
+class _Empty(click.ParamType[Any]):
+    """A number, or the word constant."""
+
+    name = "VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or value == "constant":
+            return value
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor constant", param, ctx)
+
+
 def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
@@ -76,6 +90,15 @@ INFERENCE = _options(
     click.option("--memory", help='Of a worker process, such as "16 GiB": patch and block are chosen to fit.'),
     click.option("--slots", type=int, help="Blocks in flight in one process."),
     click.option("--max-block-minutes", type=float, help="The longest that a block should take; needs --calibrate."),
+    click.option("--activation", help="sigmoid, softmax, tanh or relu, on the network's output."),
+    click.option("--channels", type=_Voxels(), help="Of the output, after the activation: 0 or 0,2."),
+    click.option("--argmax", is_flag=True, help="Store the number of the largest channel."),
+    click.option("--threshold", type=float, help="Store 1 above it and 0 elsewhere."),
+    click.option("--mask", help="URL of a volume of any resolution: where it is 0, nothing is computed."),
+    click.option(
+        "--empty", type=_Empty(), help='Leave out what holds only this stored value, or only one ("constant").'
+    ),
+    click.option("--fill", type=float, help="Stored where nothing is computed; 0."),
     click.option("--calibrate", is_flag=True, help="Measure, for a minute at most, which patch and batch is fastest."),
 )
 

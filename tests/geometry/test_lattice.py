@@ -10,7 +10,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import PlanError
-from chunkinfer.geometry import AxisContract, AxisLattice, BlockGrid, Box, PatchLattice, blended_axis, exact_axis, least_half
+from chunkinfer.geometry import (
+    AxisContract,
+    AxisLattice,
+    BlockGrid,
+    Box,
+    PatchLattice,
+    blended_axis,
+    exact_axis,
+    least_half,
+)
 
 
 @st.composite
