@@ -36,6 +36,9 @@ ENGINES = {
 CALLS = 5
 """Of each engine, after the first, for its speed: the median of the seconds that a processor worked."""
 
+ROWS = {"open": "open", "first": "open and first call", "process": "whole process"}
+"""What is timed, and words for it. The first call computes the network, which nothing kept can save."""
+
 
 def inside(name: str, side: int, precision: str, folder: str, calls: int) -> dict[str, float]:
     """Open an engine in this process, on a patch that is a cube."""
@@ -58,9 +61,10 @@ def inside(name: str, side: int, precision: str, folder: str, calls: int) -> dic
     before = resident("VmRSS")
     start, worked = time.perf_counter(), work()
     run = engine.open(model, setup, Path(folder))
+    found = {"open": time.perf_counter() - start, "open work": work() - worked}
     with torch.inference_mode():
         run(x)
-        found = {"first": time.perf_counter() - start, "first work": work() - worked}
+        found |= {"first": time.perf_counter() - start, "first work": work() - worked}
         times = []
         for _ in range(calls):
             start = time.process_time()
@@ -101,7 +105,7 @@ def starts(engines: list[str], patches: list[int], precision: str) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 one = fresh(name, side, precision, folder)
                 two = min((fresh(name, side, precision, folder) for _ in range(2)), key=lambda run: run["first"])
-            for key, words in {"first": "open and first call", "process": "whole process"}.items():
+            for key, words in ROWS.items():
                 cells = [f"{one[k]:.2f} | {two[k]:.2f} | {one[k] / two[k]:.1f}" for k in (key, f"{key} work")]
                 print(f"| {name} | {side}^3 | {words} | {cells[0]} | {cells[1]} |", flush=True)
 
