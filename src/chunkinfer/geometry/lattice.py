@@ -71,7 +71,7 @@ class AxisLattice:
 
     def origin(self, k: int) -> int:
         """The volume's output voxel at which the output of patch ``k`` starts."""
-        return int(self.starts[k] / self.stride)
+        return self.starts[k] * self.stride.denominator // self.stride.numerator
 
     def owned(self, k: int) -> tuple[int, int]:
         """The output voxels to which patch ``k`` contributes, half-open."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chunkinfer.kernel.transfer import BUFFERS, buffer_bytes
 from chunkinfer.storage.store import CACHE_BYTES
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ Terms = tuple[tuple[str, int], ...]
 LIBRARIES = 480_000_000
 """Python, torch, dask, tensorstore and what they load on first use, resident."""
 
+ENGINE_LIBRARIES: dict[str, int] = {}
+"""What an engine's own libraries take beside them."""
+
 KEPT, KEPT_PER_SLOT = 100_000_000, 40_000_000
 """What the allocator holds between freed pieces, beside the small activations of each kernel; and more for each slot
 beyond the kernels and one."""
@@ -28,11 +32,11 @@ beyond the kernels and one."""
 
 def host_terms(plan: Plan) -> Terms:
     """Bytes on the host. A block is in flight in each slot, and one more may wait to be taken up or recorded."""
-    size_in, size_out = block_bytes(plan)
+    size_in, size_out, sums = block_bytes(plan)
     slots, kernels = min(plan.slots, len(plan.grid)), min(plan.kernels, len(plan.grid))
     held = min(slots + 1, len(plan.grid))
     terms = [
-        ("libraries", LIBRARIES),
+        ("libraries", LIBRARIES + ENGINE_LIBRARIES.get(plan.engine, 0)),
         ("model", plan.model_bytes),
         (f"haloed inputs of {held} block(s)", size_in * held),
         (f"outputs of {held} block(s)", size_out * held),
@@ -40,10 +44,14 @@ def host_terms(plan: Plan) -> Terms:
         ("a block as it is stored", size_out),
         ("kept by the allocator", KEPT + KEPT_PER_SLOT * max(0, slots - kernels - 1)),
     ]
-    if plan.device == "cpu":
-        name, held_back = terms.pop()
-        terms.append((name, held_back + plan.forward.pooled * kernels))
-        terms.insert(2, (f"activations of {kernels} kernel(s)", plan.forward.peak * kernels))
+    if plan.device == "cuda":
+        terms.insert(2, ("page-locked buffers", BUFFERS * buffer_bytes(max(size_in, size_out))))
+        return tuple(terms)
+    name, held_back = terms.pop()
+    terms.append((name, held_back + plan.forward.pooled * kernels))
+    if sums:
+        terms.insert(2, (f"sums of {kernels} kernel(s)", sums * kernels))
+    terms.insert(2, (f"activations of {kernels} kernel(s)", plan.forward.peak * kernels))
     return tuple(terms)
 
 
@@ -51,20 +59,27 @@ def device_terms(plan: Plan) -> Terms:
     """Bytes on the GPU of a worker; empty on a CPU. What cuDNN takes as workspace is not known before it runs."""
     if plan.device == "cpu":
         return ()
-    _, size_out = block_bytes(plan)
+    size_in, size_out, sums = block_bytes(plan)
+    patch = 4 * plan.network_channels * plan.batch * prod(a.patch_output for a in plan.lattice.axes)
     return (
         ("model", plan.model_bytes),
-        (f"activations of {plan.kernels} kernel(s)", plan.forward.tensors * plan.kernels),
-        (f"outputs of {plan.kernels} block(s)", size_out * plan.kernels),
+        (f"activations of {plan.kernels} kernel(s)", (plan.forward.tensors + patch) * plan.kernels),
+        (f"haloed inputs of {plan.slots} block(s)", size_in * plan.slots),
+        (f"sums of {plan.slots} block(s)", (sums or size_out) * plan.slots),
+        (f"outputs of {plan.slots} block(s)", size_out * plan.slots),
     )
 
 
-def block_bytes(plan: Plan) -> tuple[int, int]:
-    """Bytes of the largest block's haloed input, as stored, and of its output, as accumulated."""
+def block_bytes(plan: Plan) -> tuple[int, int, int]:
+    """Bytes of the largest block's haloed input, as stored; of its output, as stored; and of the float32 in which its
+    patches are added, 0 where they are written as they are stored."""
     largest = [min(b, n) for b, n in zip(plan.block, plan.lattice.output, strict=True)]
     seen = [
         min(int(b * a.stride) + low + high, a.size)
         for b, a, (low, high) in zip(largest, plan.lattice.axes, plan.halo, strict=True)
     ]
     read = prod(seen) * plan.channels_in * np.dtype(plan.dtype_in).itemsize
-    return read, prod(largest) * plan.channels_out * np.dtype(plan.compute).itemsize
+    kept = (plan.output or {}).get("channels")
+    added = prod(largest) * (plan.network_channels if kept is None else len(kept)) * np.dtype(plan.compute).itemsize
+    directly = plan.dtype == plan.compute or (plan.lattice.exact and np.dtype(plan.dtype).kind == "u")
+    return read, prod(largest) * plan.channels_out * np.dtype(plan.dtype).itemsize, 0 if directly else added
