@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,7 @@ def test_compile_takes_an_export_file(tmp_path: Path) -> None:
     assert error(Compiled().open(as_file(net, "export", x, tmp_path), setup, tmp_path)(x), reference(net, x)) <= 1e-5
 
 
+@pytest.mark.slow
 def test_export_is_compiled_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU()).eval()
     model, setup = open_model(net), setup_of((1, 1, 4, 4, 5))
@@ -138,6 +140,10 @@ def test_export_is_compiled_and_loaded(tmp_path: Path, monkeypatch: pytest.Monke
     x = noise(setup.patch)
     assert error(first(x), reference(net, x)) <= 1e-6
     assert torch.equal(first(x), second(x))
+    (package,) = tmp_path.iterdir()
+    with zipfile.ZipFile(package) as archive:
+        code = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".cpp"))
+    assert b"mkldnn__convolution_pointwise" in code  # weights are constants, laid out ahead and fused with what follows
 
 
 _opened: dict[str, tuple[Run, Setup]] = {}

@@ -74,11 +74,12 @@ def _compile(model: Model, setup: Setup) -> Run:
     """The network compiled, and run once, because torch.compile compiles when it is called."""
     import torch
     from torch._dynamo import config
+    from torch._inductor import config as inductor_config
 
     from chunkinfer.engines import exporting
 
     network = exporting.prepared(model.module_on(setup.device), setup)
-    compiled = torch.compile(network, dynamic=False, options=options(setup))
+    compiled = torch.compile(network, dynamic=False)
 
     def run(x: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -88,7 +89,9 @@ def _compile(model: Model, setup: Setup) -> Run:
 
     # Each network and size counts as a recompilation of the same function, and beyond a limit they run uncompiled.
     limits = config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
-    with exporting.intra_op(setup), exporting.quiet(), limits:
+    # Given to torch.compile as options, not all of these are followed.
+    settings = inductor_config.patch(options(setup))
+    with exporting.intra_op(setup), exporting.quiet(), limits, settings:
         run(exporting.noise(setup))
     return run
 

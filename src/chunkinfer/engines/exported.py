@@ -54,6 +54,7 @@ class Exported:
 
 
 def _compile(model: Model, setup: Setup, path: Path) -> None:
+    import torch
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
@@ -61,7 +62,8 @@ def _compile(model: Model, setup: Setup, path: Path) -> None:
 
     with COMPILING, tempfile.TemporaryDirectory() as place, temporary_cache_dir(place):
         program = exporting.exported(model, setup)
-        with exporting.intra_op(setup), exporting.quiet():
+        # Weights become constants only where no gradient can be asked for.
+        with exporting.intra_op(setup), exporting.quiet(), torch.no_grad():
             aoti_compile_and_package(program, package_path=str(path), inductor_configs=options(setup))
 
 

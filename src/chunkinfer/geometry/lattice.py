@@ -54,6 +54,12 @@ class AxisLattice:
         """Input voxels per output voxel."""
         return self.contract.stride
 
+    @property
+    def halved(self) -> bool:
+        """Whether two patches share the axis with less context than three would need; see `exact_axis`."""
+        low = round_up(self.contract.low, self.contract.period)
+        return self.exact and len(self.starts) == 2 and self.step > self.patch - low - self.contract.high
+
     @cached_property
     def output(self) -> int:
         """Output voxels of the volume."""
@@ -92,7 +98,7 @@ class AxisLattice:
         return self.starts[patches[0]], min(self.starts[patches[-1]] + self.patch, self.size)
 
 
-def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "") -> AxisLattice:
+def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", halves: bool = False) -> AxisLattice:
     """Patches whose clean zones tile the axis.
 
     Parameters
@@ -101,6 +107,11 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "") ->
         How the network maps the axis.
     size, patch
         Input voxels of the volume and of a patch. A volume that fits in one patch gets one patch of its own size.
+    axis
+        Its name, for errors.
+    halves
+        Two patches where two suffice because each is flush with an end and needs context at its inner side only: larger
+        clean zones, which depend on the volume's size.
 
     Raises
     ------
@@ -123,7 +134,8 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "") ->
         )
     low = round_up(contract.low, contract.period)
     step = (patch - low - contract.high) // contract.period * contract.period
-    step = max(step, _halves(contract, padded, patch, low))
+    if halves:
+        step = max(step, _halves(contract, padded, patch, low))
     if step <= 0:
         least = contract.accepted_at_least(low + contract.high + contract.period)
         raise PlanError(

@@ -72,6 +72,8 @@ class Wishes:
     slots: int | None = None
     max_block_minutes: float | None = None
     calibrate: bool = False
+    halves: Sequence[bool] | None = None
+    """Of a patch that an earlier plan chose: axes that two patches share; see `exact_axis`."""
     activation: Any = None
     channels: Any = None
     argmax: bool = False
@@ -185,6 +187,7 @@ class _Planning:
         self.patch = per_axis("patch", wishes.patch, axes, 1)
         self.overlap = None if wishes.overlap is None else per_axis("overlap", wishes.overlap, axes, 0)
         self.block = per_axis("block", wishes.block, axes, 1)
+        self.halves = wishes.halves or (False,) * len(axes)
         self.batch = _count("batch", wishes.batch)
         self.asked_slots = None if wishes.slots is None else positive("slots", wishes.slots)
         self._use_threads(_count("threads", wishes.threads))
@@ -290,7 +293,7 @@ class _Planning:
 
     def _lattices(self, patch: Sequence[int | None], block: Sequence[int | None], budget: Budget) -> list[PatchLattice]:
         if self.overlap is None:
-            return _exact_lattices(self.model, self.trace, self.axes, self.shape, patch, block, budget)
+            return _exact_lattices(self.model, self.trace, self.axes, self.shape, patch, block, self.halves, budget)
         return _blended_lattices(self.model, self.trace, self.axes, self.shape, patch, self.overlap)
 
     def _engine(self, lattice: PatchLattice) -> EngineChoice:
@@ -465,12 +468,13 @@ def _exact_lattices(
     shape: Sequence[int],
     patch: Sequence[int | None],
     block: Sequence[int | None],
+    halves: Sequence[bool],
     budget: Budget,
 ) -> list[PatchLattice]:
     """Lattices of clean zones, those that compute least first, with what the caller gave kept."""
     probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in trace.axes]
     per_voxel = _forward(model, trace, probe).tensors / prod(probe)
-    return exact_lattices(trace.axes, shape, axes, per_voxel, patch, block, budget)
+    return exact_lattices(trace.axes, shape, axes, per_voxel, patch, block, halves, budget)
 
 
 def _reduced(trace: Trace, halo: Sequence[int | None]) -> tuple[AxisContract, ...] | None:

@@ -129,6 +129,7 @@ class Plan:
             "overlap": list(self.overlap) if self.overlap else None,
             "halo": list(self.reduced) if self.reduced else None,
             "block": list(self.block),
+            "halves": [a.halved for a in self.lattice.axes],
             "window": self.window,
             "batch": self.batch,
             "normalize": self.normalize,

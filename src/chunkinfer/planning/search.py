@@ -41,6 +41,7 @@ def exact_lattices(
     bytes_per_voxel: float,
     asked: Sequence[int | None],
     blocks: Sequence[int | None],
+    halves: Sequence[bool],
     budget: Budget,
 ) -> list[PatchLattice]:
     """Exact lattices, those of the fewest patch voxels, in the fewest patches, first; with activations in the budget.
@@ -55,12 +56,14 @@ def exact_lattices(
         Activations, per patch voxel.
     asked, blocks
         Patch in input voxels and block in output voxels where the caller gave them; a clean zone must divide the block.
+    halves
+        Whether a given patch is one of two that share an axis; see `exact_axis`.
     budget
         For one patch's activations; where no lattice keeps it, those that exceed it least.
     """
     options = [
-        [exact_axis(c, n, patch, name)] if patch else _axis_options(c, n, block, name)
-        for c, n, name, patch, block in zip(contracts, sizes, names, asked, blocks, strict=True)
+        [exact_axis(c, n, patch, name, half)] if patch else _axis_options(c, n, block, name)
+        for c, n, name, patch, block, half in zip(contracts, sizes, names, asked, blocks, halves, strict=True)
     ]
 
     def rank(axes: tuple[AxisLattice, ...]) -> tuple[float, int, int]:
@@ -92,8 +95,10 @@ def _axis_options(contract: AxisContract, size: int, block: int | None, name: st
         if patch < padded and (lattice := exact_axis(contract, size, patch, name)).step == zone:
             found[patch] = lattice
     half = least_half(contract, size)
-    if half < padded and (not whole_block or whole_block % exact_axis(contract, size, half, name).step == 0):
-        found[half] = exact_axis(contract, size, half, name)
+    if half < padded:
+        lattice = exact_axis(contract, size, half, name, halves=True)
+        if half not in found and (not whole_block or whole_block % lattice.step == 0):
+            found[half] = lattice
     return list(found.values()) or [exact_axis(contract, size, padded, name)]
 
 
