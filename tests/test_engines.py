@@ -143,7 +143,7 @@ def test_identity_gives_back_the_volume() -> None:
 def test_reduced_precision_is_checked_on_the_volume_and_reported(tmp_path: Path) -> None:
     plan = ci.plan(V, NET, precision="bf16", precision_tolerance=1.0, **PATCH)
     assert plan.check is not None
-    assert plan.check.patches == 4
+    assert plan.check.crops == 4
     assert 0 < plan.check.mean < plan.check.largest < 0.1
     assert plan.check.flipped is not None
     assert "against fp32" in str(plan)

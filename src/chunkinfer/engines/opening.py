@@ -15,7 +15,7 @@ from chunkinfer.engines.function import Function
 from chunkinfer.engines.identity import Identity
 from chunkinfer.engines.onnx_engine import OnnxRuntime
 from chunkinfer.engines.openvino_engine import OpenVINO
-from chunkinfer.engines.torch_eager import TorchEager
+from chunkinfer.engines.torch_eager import TorchEager, reproducible
 from chunkinfer.engines.torchscript import TorchScript
 from chunkinfer.errors import EngineError
 
@@ -96,6 +96,8 @@ def _opened(model: Model, setup: Setup, engine: str) -> Run:
         if key not in _open:
             require(engine, model, setup)
             chosen = ENGINES[engine]
+            if setup.device == "cuda":
+                reproducible()
             _open[key] = chosen.open(model, setup, compiled_folder(chosen, model, setup))
             while len(_open) > KEPT_OPEN:
                 _open.popitem(last=False)

@@ -38,8 +38,6 @@ class TorchEager:
         """Nothing is compiled."""
         import torch
 
-        if setup.device == "cuda":
-            reproducible()
         network = model.network(setup.device)
         if setup.precision == "fp32":
             return network

@@ -324,16 +324,16 @@ class _Planning:
         """Reduced precision on samples of the volume; None where this process lacks the device."""
         if plan.device == "cuda" and self.place.device_memory is None:
             return None
-        model, setup = self.model, self._setup(plan.lattice, plan.batch)
+        model = self.model
         # In a kernel's thread: what an engine allocates for a thread is then what the run's kernels use.
         return kernel_threads(plan.device, self.kernels).run(
             lambda: check_precision(
                 self._job(plan.lattice, plan.batch),
                 self.precision,
                 model.network(plan.device),
-                open_network(model, setup, plan.engine),
+                lambda crop: open_network(model, self._setup(crop, 1), plan.engine),
                 self.read,
-                (model.digest, plan.engine, plan.threads, plan.device, plan.normalize, self.source),
+                (model.digest, plan.engine, plan.threads, plan.device, plan.normalize, self.source, plan.lattice.patch),
             )
         )
 

@@ -22,7 +22,7 @@ Terms = tuple[tuple[str, int], ...]
 LIBRARIES = 480_000_000
 """Python, torch, dask, tensorstore and what they load on first use, resident."""
 
-ENGINE_LIBRARIES: dict[str, int] = {}
+ENGINE_LIBRARIES = {"openvino": 60_000_000, "onnxruntime": 30_000_000, "torchscript": 30_000_000, "compile": 60_000_000}
 """What an engine's own libraries take beside them."""
 
 KEPT, KEPT_PER_SLOT = 100_000_000, 40_000_000

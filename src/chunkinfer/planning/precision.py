@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 
 from chunkinfer.engines.contract import Run
 from chunkinfer.errors import PrecisionError
-from chunkinfer.geometry import Box, PatchLattice
+from chunkinfer.geometry import AxisLattice, Box, PatchLattice, round_up
 from chunkinfer.kernel import Job, run_block
 
 Array = NDArray[Any]
@@ -22,8 +20,8 @@ Array = NDArray[Any]
 TOLERANCE = 0.01
 """Share of the decisions that reduced precision may flip, unless the caller says otherwise."""
 
-SAMPLES, VOXELS = 4, 1_000_000
-"""Patches compared, spread over the volume: so many, or so many voxels; at least one."""
+SAMPLES, VOXELS = 4, 2**18
+"""Crops of the volume that are compared, and voxels of each, about: seconds, where whole patches might take minutes."""
 
 _known: OrderedDict[Hashable, PrecisionCheck] = OrderedDict()
 
@@ -33,8 +31,8 @@ class PrecisionCheck:
     """Reduced precision against fp32 of the reference engine, on samples of the volume."""
 
     precision: str
-    patches: int
-    """Patches compared."""
+    crops: int
+    """Crops of the volume that were compared."""
     voxels: int
     """Output voxels compared, channels counted."""
     largest: float
@@ -59,7 +57,7 @@ class PrecisionCheck:
             else f"mean {self.change:.2g} of the output's standard deviation"
         )
         return (
-            f"{self.precision} against fp32 on {self.patches} patch(es) of this volume: {decided}, "
+            f"{self.precision} against fp32 on {self.crops} crop(s) of this volume: {decided}, "
             f"largest difference {self.largest:.2g}, mean {self.mean:.2g}"
         )
 
@@ -79,9 +77,14 @@ class PrecisionCheck:
 
 
 def check_precision(
-    job: Job, precision: str, reference: Run, network: Run, read: Callable[[Box], Array], known_as: Hashable
+    job: Job,
+    precision: str,
+    reference: Run,
+    opened: Callable[[PatchLattice], Run],
+    read: Callable[[Box], Array],
+    known_as: Hashable,
 ) -> PrecisionCheck:
-    """Compare a network in reduced precision with the reference in fp32, patch by patch.
+    """Compare a network in reduced precision with the reference in fp32, crop by crop.
 
     Parameters
     ----------
@@ -89,32 +92,40 @@ def check_precision(
         Of the run.
     precision
         Its name.
-    reference, network
-        The network in fp32 and in reduced precision.
+    reference
+        The network in fp32, for any size.
+    opened
+        Opens the network in reduced precision for the one patch of a lattice.
     read
         Reads a box of the volume, (c, *space).
     known_as
         What else the result depends on; equal calls in one process are made once.
     """
-    key = (known_as, precision, job.lattice.patch, job.batch, str(job.output.describe()))
+    key = (known_as, precision, str(job.output.describe()))
     if key not in _known:
-        _known[key] = _compare(job, precision, reference, network, read)
+        _known[key] = _compare(job, precision, reference, opened, read)
         while len(_known) > 64:
             _known.popitem(last=False)
     return _known[key]
 
 
-def _compare(job: Job, precision: str, reference: Run, network: Run, read: Callable[[Box], Array]) -> PrecisionCheck:
+def _compare(
+    job: Job, precision: str, reference: Run, opened: Callable[[PatchLattice], Run], read: Callable[[Box], Array]
+) -> PrecisionCheck:
     largest = total = squares = summed = 0.0
     voxels = flips = decisions = 0
     decided = True
-    whole = Box((0,) * len(job.lattice.axes), job.lattice.shape)
-    indices = sample(job.lattice)
-    for index in indices:
-        data = read(job.lattice.patch_box(index) & whole)
-        one = job.lattice.alone(data.shape[1:])
-        plain = replace(job, lattice=one, dtype=job.compute, output=replace(job.output, argmax=False, threshold=None))
-        seen, out = Box((0,) * len(one.axes), tuple(data.shape[1:])), Box((0,) * len(one.axes), one.output)
+    crop = crop_of(job.lattice)
+    whole, network = Box.of_shape(job.lattice.shape), opened(crop)
+    boxes = sample(job.lattice.shape, crop.patch)
+    for box in boxes:
+        data = read(box & whole)
+        one = crop.alone(data.shape[1:])
+        plain = replace(
+            job, lattice=one, batch=1, dtype=job.compute, output=replace(job.output, argmax=False, threshold=None),
+            empty=None,
+        )  # fmt: skip
+        seen, out = Box.of_shape(data.shape[1:]), Box.of_shape(one.output)
         before, after = (run_block(plain, run, data, seen, out).astype(np.float64) for run in (reference, network))
         difference = np.abs(after - before)
         largest, total = max(largest, float(difference.max())), total + float(difference.sum())
@@ -126,7 +137,7 @@ def _compare(job: Job, precision: str, reference: Run, network: Run, read: Calla
             flips, decisions = flips + int(changed.sum()), decisions + changed.size
     spread = float(np.sqrt(max(squares / voxels - (summed / voxels) ** 2, 0.0)))
     flipped = flips / decisions if decided else None
-    return PrecisionCheck(precision, len(indices), voxels, largest, total / voxels, spread, flipped)
+    return PrecisionCheck(precision, len(boxes), voxels, largest, total / voxels, spread, flipped)
 
 
 def _decisions(job: Job, before: Array, after: Array) -> Array | None:
@@ -141,16 +152,20 @@ def _decisions(job: Job, before: Array, after: Array) -> Array | None:
     return np.asarray((before > threshold) != (after > threshold))
 
 
-def sample(lattice: PatchLattice) -> list[tuple[int, ...]]:
-    """Indices of patches spread evenly over the volume, away from its ends where there are others."""
-    counts = [len(a.starts) for a in lattice.axes]
-    total = prod(counts)
-    patches = min(SAMPLES, total, max(1, VOXELS // prod(lattice.patch)))
-    if patches == total:
-        return list(product(*map(range, counts)))
-    found: list[tuple[int, ...]] = []
-    for i in range(patches):
-        position = int((i + 0.5) / patches * total)
-        index: Sequence[int] = [int(v) for v in np.unravel_index(position, counts)]
-        found.append(tuple(index))
-    return found
+def crop_of(lattice: PatchLattice) -> PatchLattice:
+    """One patch, as large as the run's or smaller."""
+    side = round(VOXELS ** (1 / len(lattice.axes)))
+    axes = []
+    for a in lattice.axes:
+        n = min(a.patch, a.contract.accepted_at_least(side))
+        axes.append(AxisLattice(a.contract, n, n, n, round_up(n, a.contract.period), (0,), exact=True))
+    return PatchLattice(tuple(axes))
+
+
+def sample(shape: Sequence[int], crop: Sequence[int]) -> list[Box]:
+    """Boxes of a volume, spread evenly along its diagonal; beyond its end where it is smaller than they are."""
+    boxes = []
+    for i in range(SAMPLES):
+        start = tuple(int(max(n - c, 0) * (i + 0.5) / SAMPLES) for n, c in zip(shape, crop, strict=True))
+        boxes.append(Box(start, tuple(s + c for s, c in zip(start, crop, strict=True))))
+    return list(dict.fromkeys(boxes))
