@@ -33,7 +33,7 @@ from chunkinfer.planning.calibration import Calibration
 from chunkinfer.planning.engine_choice import EngineChoice, choose_engine, name_engine
 from chunkinfer.planning.forms import PerAxis, byte_count, per_axis
 from chunkinfer.planning.layout import Layout, choose_layout
-from chunkinfer.planning.memory import KEPT, LIBRARIES
+from chunkinfer.planning.memory import KEPT, LARGEST_ENGINE, LIBRARIES
 from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.precision import TOLERANCE, PrecisionCheck, check_precision
 from chunkinfer.planning.search import Budget, choose_blended_patch, choose_block, exact_lattices
@@ -283,9 +283,11 @@ class _Planning:
         if wishes.calibrate and place.device_memory:  # a GPU's own memory is what bounds its patches
             budget = replace(budget, activations=int(0.7 * place.device_memory) // self.kernels // self.batch)
         found = self._lattices(self.patch, self.block, budget)
+        # "auto" may take the engine with the largest libraries.
+        undecided = EngineChoice(LARGEST_ENGINE if self.asked_engine == AUTO else self.asked_engine, "")
         bounded = wishes.memory is not None or wishes.calibrate
         for _ in range(24):  # the budget is a guess, the plan's sum decides
-            if not bounded or self._plan_of(found[0], self.batch, budget, _UNDECIDED).fits:
+            if not bounded or self._plan_of(found[0], self.batch, budget, undecided).fits:
                 break
             budget = Budget(max(1, int(0.9 * budget.activations)), max(1, int(0.9 * budget.block)))
             found = self._lattices(self.patch, self.block, budget)
@@ -412,9 +414,6 @@ class _Planning:
             prices=None,
             asked=wishes.asked(),
         )
-
-
-_UNDECIDED = EngineChoice("", "")
 
 
 def _tolerance(asked: float | None) -> float:

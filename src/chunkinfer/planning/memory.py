@@ -25,6 +25,8 @@ LIBRARIES = 480_000_000
 ENGINE_LIBRARIES = {"openvino": 60_000_000, "onnxruntime": 30_000_000, "torchscript": 30_000_000, "compile": 60_000_000}
 """What an engine's own libraries take beside them."""
 
+LARGEST_ENGINE = max(ENGINE_LIBRARIES, key=lambda engine: ENGINE_LIBRARIES[engine])
+
 KEPT, KEPT_PER_SLOT = 100_000_000, 40_000_000
 """What the allocator holds between freed pieces, beside the small activations of each kernel; and more for each slot
 beyond the kernels and one."""

@@ -97,7 +97,7 @@ def _axis_options(contract: AxisContract, size: int, block: int | None, name: st
     half = least_half(contract, size)
     if half < padded:
         lattice = exact_axis(contract, size, half, name, halves=True)
-        if half not in found and (not whole_block or whole_block % lattice.step == 0):
+        if not whole_block or whole_block % lattice.step == 0:
             found[half] = lattice
     return list(found.values()) or [exact_axis(contract, size, padded, name)]
 
