@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check slow evidence clean
+.PHONY: demo test check slow evidence peers clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/chunkinfer demo demo-output
@@ -30,6 +30,15 @@ evidence: slow
 	$(BIN)/python benchmarks/nist.py | tee benchmarks/nist.md
 	$(BIN)/python benchmarks/znni.py | tee benchmarks/znni.md
 	$(BIN)/python benchmarks/overlap.py | tee benchmarks/overlap.md
+	$(BIN)/python benchmarks/pieces.py | tee benchmarks/pieces.md
+	$(BIN)/python benchmarks/overhead.py | tee benchmarks/overhead.md
+	$(BIN)/python benchmarks/start.py | tee benchmarks/start.md
+	$(BIN)/python benchmarks/augmentation.py | tee benchmarks/augmentation.md
+	$(BIN)/python benchmarks/gpu.py
+
+# Beside MONAI, nnU-Net, torch-em, a recipe in plain dask and chunkflow; PEERS says which Python has which of them.
+peers: $(VENV)/dev.done
+	$(BIN)/python benchmarks/peers.py $(PEERS) --plot docs/peers.png | tee benchmarks/peers.md
 
 $(VENV)/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

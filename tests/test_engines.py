@@ -259,3 +259,11 @@ def write(net: torch.nn.Module, path: Path) -> None:
         torch.onnx.export(
             net, (torch.rand(1, 1, 8, 8, 8),), path, input_names=["x"], dynamic_axes=axes, dynamo=False
         )  # fmt: skip
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(opening, "_open", type(opening._open)())
+    found = ci.infer(V, NET, engine="onnxruntime", **PATCH).compute()
+    assert np.abs(found - whole()).max() < 1e-5

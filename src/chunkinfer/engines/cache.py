@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
 import platform
+import shutil
+import tempfile
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -28,7 +31,21 @@ def compiled_folder(engine: Engine, model: Model, setup: Setup) -> Path:
     """
     what = [engine.name, engine.version(), model.network_digest, asdict(setup), _instructions(setup.device)]
     name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return user_cache() / "compiled" / engine.name / name
+    return _writable(user_cache() / "compiled") / engine.name / name
+
+
+@cache
+def _writable(folder: Path) -> Path:
+    """The folder; where it cannot be written, such as a home that is read-only, one that ends with this process."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    place = tempfile.mkdtemp(prefix="chunkinfer-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return Path(place)
 
 
 @cache

@@ -47,7 +47,7 @@ class OnnxRuntime:
 
         with attempting(self.name, model):
             if model.kind == "onnx":
-                return load(Path(model.path or ""))
+                return load(Path(model.file()))
             return kept(folder, "network.onnx", lambda path: _export(self.name, model, setup, path), load)
 
 

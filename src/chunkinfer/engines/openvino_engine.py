@@ -100,7 +100,7 @@ def _options(setup: Setup) -> dict[str, Any]:
 def _converted(core: Any, engine: str, model: Model, setup: Setup) -> Any:
     """The network as OpenVINO's own graph, of the setup's size."""
     if model.kind in ("onnx", "openvino"):
-        network = core.read_model(model.path)
+        network = core.read_model(model.file())
     else:
         network = _from_torch(engine, model, setup)
     network.reshape({network.inputs[0]: list(setup.patch)})
