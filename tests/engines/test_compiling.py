@@ -280,7 +280,7 @@ def test_onnx_files(engine: Engine, tmp_path: Path) -> None:
     path, x = tmp_path / "model.onnx", noise(setup.patch)
     OnnxRuntime().open(open_model(net), setup, tmp_path / "made")(x)
     next((tmp_path / "made").iterdir()).rename(path)
-    model = Model("model.onnx", "0", "onnx", path=str(path))
+    model = open_model(path)
     assert engine.refuses(model, setup) is None
     assert error(engine.open(model, setup, tmp_path / "again")(x), reference(net, x)) <= 1e-5
 
@@ -293,7 +293,7 @@ def test_openvino_files(tmp_path: Path) -> None:
         openvino.save_model(
             openvino.convert_model(net, example_input=x), tmp_path / "model.xml", compress_to_fp16=False
         )
-    model = Model("model.xml", "0", "openvino", path=str(tmp_path / "model.xml"))
+    model = open_model(tmp_path / "model.xml")
     assert OpenVINO().refuses(model, setup) is None
     assert error(OpenVINO().open(model, setup, tmp_path / "blob")(x), reference(net, x)) <= 1e-5
     assert OnnxRuntime().refuses(model, setup) == (
