@@ -576,6 +576,7 @@ LEDGERS: list[tuple[str, str, Callable[[bytes], bytes], str, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "damage", "fact", "way"), [r[1:] for r in LEDGERS], ids=[r[0] for r in LEDGERS])
 def test_a_damaged_ledger(tmp_path: Path, name: str, damage: Callable[[bytes], bytes], fact: str, way: str) -> None:
     ci.save(inferred(), tmp_path / "o", progress=False)

@@ -232,6 +232,7 @@ def _axis_unet(norm: Callable[[int], nn.Module] | None) -> nn.Module:
     return Entry(lambda: UNet(2, ((1, 2), (1, 2)), norm=norm, n=1), ndim=2).make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settled", "cut", "inside", "tolerance", "why"), CUTS, ids=[row[-1] for row in CUTS])
 def test_the_slice_rule(settled: dict[str, Any], cut: int, inside: int, tolerance: float | None, why: str) -> None:
     net = _axis_unet(nn.InstanceNorm2d if "overlap" in settled else None)

@@ -101,6 +101,7 @@ def test_float64_equals_the_whole_volume(name: str) -> None:
     run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EXACT))
 def test_float32_equals_the_whole_volume(name: str) -> None:
     @settings(max_examples=1, phases=FAST)

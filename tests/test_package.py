@@ -34,6 +34,7 @@ def test_public_names() -> None:
         ci.opne_volume  # noqa: B018 - reading the name is the test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["infer", "save", "audit"])
 def test_verbs_are_verbs_whatever_is_used_first(first: str) -> None:
     assert fresh(f"import chunkinfer as ci; ci.{first}; print(callable(ci.infer), callable(ci.save))") == "True True"
@@ -131,6 +132,7 @@ def run_notebook(name: str) -> None:
             exec("".join(cell["source"]), names)
 
 
+@pytest.mark.slow
 def test_notebook_runs(at_home: Path) -> None:
     run_notebook("first_steps.ipynb")
     assert Path("affinities.zarr").exists()

@@ -124,6 +124,7 @@ def test_a_mask_is_neither_overwritten_nor_forgotten(tmp_path: Path) -> None:
         ci.save(ci.infer(V, NET, mask=np.ones(V.shape, bool)), tmp_path / "out.zarr", progress=False)
 
 
+@pytest.mark.slow
 def test_augmentation_does_not_depend_on_the_cut_and_is_said(tmp_path: Path) -> None:
     model = ci.augment(NET, flips="zyx", transpose="yx")
     plan = ci.plan(V, model, patch=22)

@@ -118,6 +118,7 @@ NOTEBOOK: list[tuple[str, Step, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "why"), [row[1:] for row in NOTEBOOK], ids=[row[0] for row in NOTEBOOK])
 @pytest.mark.parametrize("exchange", [None, True], ids=["read", "exchanged"])
 def test_what_is_done_to_a_volume_first(stored: Path, step: Step, why: str, exchange: bool | None) -> None:
@@ -183,6 +184,7 @@ AXES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape", "why"), AXES)
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("exchange", [False, True])

@@ -186,6 +186,7 @@ def inside(finding: Any, block: Box) -> bool:
 # No false alarms.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_clean_run_has_no_findings(stores: Callable[[str], Path], name: str) -> None:
     case = CASES[name]

@@ -45,6 +45,7 @@ def unet() -> torch.nn.Module:
     return Entry(lambda: UNet(3, ((2, 2, 2),), n=1)).make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in EXACT])
 def test_the_exact_row_is_exact(name: str) -> None:
     entry = EXACT[name]
@@ -112,6 +113,7 @@ def test_an_axis_too_thin_to_be_cut_is_left_whole() -> None:
     assert ci.plan(data, net, halo=errors.rows[0].halo) is not None, "a halo of a row is one for infer"
 
 
+@pytest.mark.slow
 def test_a_network_without_a_bounded_context() -> None:
     errors = tiling_error(REFUSED["instance norm"].make(), random((24, 24, 24)), timed=False)
     assert errors.context is None

@@ -34,6 +34,7 @@ def report_of(path: Path) -> dict[str, Any]:
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exchange", [False, True], ids=["reading", "exchanging"])
 def test_a_failing_block_is_reported_and_the_others_are_stored(
     client: Client, volume: Any, tmp_path: Path, exchange: bool

@@ -43,6 +43,7 @@ def test_kernels_run_one_at_a_time_where_a_gpu_is_declared(
     assert report.stages["wait"] > 0.3 * report.stages["compute"], "only one block was in flight at a time"
 
 
+@pytest.mark.slow
 def test_a_plain_compute_works_there_too(gpu_client: Client, stored: Stored, tmp_path: Path) -> None:
     """It promises no placement, but a process that declares one GPU still runs one kernel at a time."""
     log = tmp_path / "log"

@@ -89,6 +89,7 @@ def as_file(net: nn.Module, kind: str, x: torch.Tensor, folder: Path) -> Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "name"),
     [
@@ -114,6 +115,7 @@ def test_it_is_the_network(engine: Engine, name: str, tmp_path: Path) -> None:
     assert all(torch.equal(v, weights[k]) for k, v in net.state_dict().items())
 
 
+@pytest.mark.slow
 @engines(*QUICK, Exported())
 @pytest.mark.parametrize("kind", ["torchscript", "export"])
 def test_files(engine: Engine, kind: str, tmp_path: Path) -> None:
@@ -157,6 +159,7 @@ def opened(engine: Engine, place: pytest.TempPathFactory) -> tuple[Run, Setup]:
     return _opened[engine.name]
 
 
+@pytest.mark.slow
 @engines()
 def test_threads_do_not_meet(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> None:
     run, setup = opened(engine, tmp_path_factory)
@@ -395,6 +398,7 @@ def test_compile_compiles_once(tmp_path: Path) -> None:
         assert torch.equal(found[0], expected)
 
 
+@pytest.mark.slow
 @engines(*QUICK, Exported())
 @pytest.mark.parametrize("kind", ["pt", "pt2"])
 def test_the_trained_network(engine: Engine, kind: str, real_models: Path, tmp_path: Path) -> None:

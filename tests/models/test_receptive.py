@@ -111,6 +111,7 @@ def monai() -> Any:
     return monai_nets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MONAI_QUICK, *(pytest.param(name, marks=slow) for name in MONAI_SLOW)])
 def test_monai(monai: Any, name: str) -> None:
     assert_verified(monai.EXACT[name])
@@ -123,6 +124,7 @@ def test_monai_vnet_is_in_3d_what_it_is_in_2d(monai: Any) -> None:
     assert solid == (flat[0],) * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [*MONAI_REFUSED_QUICK, *(pytest.param(name, marks=slow) for name in MONAI_REFUSED_SLOW)]
 )
@@ -425,6 +427,7 @@ def test_onnx_files_are_probed(name: str, tmp_path: Path) -> None:
     assert_alike(receptive_field(path), receptive_field(entry.make()))
 
 
+@pytest.mark.slow
 @quiet
 @pytest.mark.parametrize(
     "name", ["even kernels, valid", *(pytest.param(name, marks=slow) for name in ("strided", "U-Net, linear"))]

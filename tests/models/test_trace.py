@@ -116,6 +116,7 @@ def probe_everywhere(name: str, entry: Entry, cuts: int) -> None:
             assert_covers(reach, nan_probe(net, entry.channels, shape, axis, cut), cut, name not in LOOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_what_is_followed_covers_the_spread_of_nan(name: str) -> None:
     probe_everywhere(name, EXACT[name], cuts=1)
@@ -372,6 +373,7 @@ def test_exported_programs_trace_alike() -> None:
     assert [a.high for a in trace(exported(entry), 1, 2).axes] == [a.high for a in trace(entry.make(), 1, 2).axes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fib25_affinity.pt", "fib25_affinity.pt2"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_trained_network(name: str, real_models: Path) -> None:

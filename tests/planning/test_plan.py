@@ -218,6 +218,7 @@ def test_calibration(tmp_path: Path) -> None:
     assert again.block == tuple(a.zone for a in plan.lattice.axes), "the block is not the smallest there is"
 
 
+@pytest.mark.slow
 def test_calibration_keeps_what_is_given() -> None:
     plan = ci.plan(V, NET, calibrate=True, patch=28, batch=2)
     assert plan.lattice.patch == (28, 28, 28)
@@ -233,6 +234,7 @@ def test_calibrated_results_are_the_same(tmp_path: Path) -> None:
     assert np.abs(result.compute() - whole).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_calibrated_run_is_resumed_with_its_own_patch(tmp_path: Path) -> None:
     first = ci.save(ci.infer(V, NET, patch=24, block=24), tmp_path / "o.zarr", progress=False)
     lazy = ci.infer(V, NET, calibrate=True, max_block_minutes=5)

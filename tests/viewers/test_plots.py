@@ -54,6 +54,7 @@ def test_the_same_output_is_shown_with_and_without_blocks(arrays, tmp_path):
     assert np.isclose(plain, cut)[below].mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 5])
 def test_any_number_of_channels(arrays, tmp_path, channels):
     image = arrays[0]
