@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Terms = tuple[tuple[str, int], ...]
 """Name and bytes of each term of a sum."""
 
-LIBRARIES = 480_000_000
-"""Python, torch, dask, tensorstore and what they load on first use, resident."""
+LIBRARIES = 590_000_000
+"""Python, torch, dask, tensorstore, numba and what they load on first use, resident."""
 
 ENGINE_LIBRARIES = {"openvino": 60_000_000, "onnxruntime": 30_000_000, "torchscript": 30_000_000, "compile": 60_000_000}
 """What an engine's own libraries take beside them."""
