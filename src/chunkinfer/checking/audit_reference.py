@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.engines.torch_eager import TYPES
+from chunkinfer.engines.torch_eager import reduced_type
 from chunkinfer.geometry import AxisContract, Box, round_up
 from chunkinfer.kernel import WINDOWS, Affine, Normalize, Output
 from chunkinfer.models import Model
@@ -40,7 +40,7 @@ def forward_of(model: Model, device: str, normalize: Normalize, precision: str, 
             values = np.asarray(normalize(voxels), compute)
         inside: AbstractContextManager[Any] = nullcontext()
         if precision != "fp32":
-            inside = torch.autocast(device, dtype=getattr(torch, TYPES[precision]))
+            inside = torch.autocast(device, dtype=reduced_type(precision))
         elif device == "cuda":  # convolutions round to TF32 there unless told otherwise
             inside = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), inside:

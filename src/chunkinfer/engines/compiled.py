@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chunkinfer.engines.artefacts import found, pack, store, unpack
 from chunkinfer.engines.contract import Run, Setup
-from chunkinfer.engines.fitting import Takes, package_version
+from chunkinfer.engines.fitting import BY_TORCH, package_version
 from chunkinfer.engines.inductor import COMPILING, missing_compiler, options
 
 if TYPE_CHECKING:
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
     from chunkinfer.models import Model
 
-TAKES = Takes(
-    packages=("torch",),
-    extra="torch",
-    kinds=("module", "export"),
-    precisions={"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
-)
+TAKES = replace(BY_TORCH, kinds=("module", "export"))
 
 ARCHIVE = "inductor.zip"
 """Inductor's own folder of generated and compiled code, as one file that can be checked."""

@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from chunkinfer.engines.artefacts import kept
 from chunkinfer.engines.contract import Run, Setup
-from chunkinfer.engines.fitting import TORCH_KINDS, Takes, package_version
+from chunkinfer.engines.fitting import BY_TORCH, package_version
 from chunkinfer.engines.inductor import COMPILING, missing_compiler, options
 
 if TYPE_CHECKING:
     import torch
 
     from chunkinfer.models import Model
-
-TAKES = Takes(
-    packages=("torch",),
-    extra="torch",
-    kinds=TORCH_KINDS,
-    precisions={"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
-)
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Exported:
         return package_version("torch")
 
     def refuses(self, model: Model, setup: Setup) -> str | None:
-        return TAKES.refusal(self.name, model, setup) or missing_compiler(setup)
+        return BY_TORCH.refusal(self.name, model, setup) or missing_compiler(setup)
 
     def open(self, model: Model, setup: Setup, folder: Path) -> Run:
         import torch

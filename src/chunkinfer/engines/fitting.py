@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from chunkinfer.engines.contract import Setup
+from chunkinfer.models.model import TORCH_KINDS
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,6 @@ KINDS = {
     "function": "a plain function, which cannot be looked into",
 }
 """Kind of a model -> words for it."""
-
-TORCH_KINDS = ("module", "torchscript", "export")
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,15 @@ class Takes:
         if model.kind == "module" and (layers := training(model.module_on("cpu"))):
             return f"{layers[0]} is in train mode, and what is compiled is not: model.eval()"
         return None
+
+
+BY_TORCH = Takes(
+    packages=("torch",),
+    extra="torch",
+    kinds=TORCH_KINDS,
+    precisions={"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
+)
+"""What torch's own compilers take."""
 
 
 def training(module: torch.nn.Module) -> list[str]:

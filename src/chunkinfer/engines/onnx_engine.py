@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from chunkinfer.engines.artefacts import kept
 from chunkinfer.engines.contract import Run, Setup
-from chunkinfer.engines.fitting import TORCH_KINDS, Takes, package_version
+from chunkinfer.engines.fitting import Takes, package_version
+from chunkinfer.models.model import TORCH_KINDS
 
 if TYPE_CHECKING:
     import torch

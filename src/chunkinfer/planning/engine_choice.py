@@ -104,10 +104,11 @@ def _compare(model: Model, setup: Setup, engine: str) -> None:
     """Raise `EngineError` where an engine in full precision gives something else than the reference."""
     import torch
 
+    from chunkinfer.engines.exporting import noise
+
     if engine == native_engine(model):
         return
-    generator = torch.Generator().manual_seed(0)
-    patch = torch.rand(setup.patch, generator=generator, dtype=getattr(torch, setup.compute)).to(setup.device)
+    patch = noise(setup)
     reference: Run = model.network(setup.device)
     with torch.inference_mode():
         expected = reference(patch).clone()
