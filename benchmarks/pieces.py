@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from chunkinfer.geometry import AxisContract, Box, PatchLattice, blended_axis, exact_axis
-from chunkinfer.kernel import Affine, Job, Output, fused, run_block, select, start_block
+from chunkinfer.kernel import Affine, Job, Output, fused, run_block, select
+from chunkinfer.kernel.block import start_block
 from chunkinfer.kernel.windows import axis_weights
 
 BLOCK, PATCH, OVERLAP, CHANNELS = (36, 224, 224), (20, 128, 128), (4, 32, 32), 3

@@ -34,11 +34,11 @@ from chunkinfer.planning import (
     PerAxis,
     Place,
     Plan,
+    Planning,
     Prices,
     Stored,
     Wishes,
     grid_for_exchange,
-    make_plan,
     positive,
 )
 from chunkinfer.storage import Source
@@ -274,7 +274,7 @@ class _Inference:
             )
         normalize = resolve_normalize(wishes.normalize, volume.array.dtype)
         device = resolve_device(wishes.device)
-        resolved, job = make_plan(
+        planning = Planning(
             wishes,
             axes=volume.frame.space,
             shape=volume.space_shape,
@@ -287,6 +287,7 @@ class _Inference:
             read=_sampler(volume),
             source=volume.array.name,
         )
+        resolved, job = planning.made()
         exchanging = must_exchange(volume.array) if exchange is None else exchange
         _check_device(resolved)
         mask = None

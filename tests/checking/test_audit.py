@@ -432,7 +432,7 @@ def less_context(monkeypatch: pytest.MonkeyPatch, lost: Callable[[int, int], int
         return replace(found, axes=axes)
 
     monkeypatch.setattr(Model, "trace", trace)
-    monkeypatch.setattr(chunkinfer.planning.make, "_confirm", lambda *_: None)
+    monkeypatch.setattr(chunkinfer.planning.make, "confirm", lambda *_: None)
 
 
 LOST = {"one period": lambda n, period: period, "half": lambda n, _: n // 2, "all": lambda n, _: n}

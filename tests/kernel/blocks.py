@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chunkinfer.geometry import AxisContract, Box, PatchLattice, blended_axis, exact_axis
-from chunkinfer.kernel import Affine, Job, Output, run_block, select, start_block
+from chunkinfer.kernel import Affine, Job, Output, blank, run_block, select
+from chunkinfer.kernel.block import start_block
 from chunkinfer.kernel.transfer import transfers
 
 Array = NDArray[Any]
@@ -75,9 +76,14 @@ class Case:
         data = self.volume[(slice(None), *seen.slices)]
         selection = select(self.job, data, seen, out, keep)
         if not selection.patches:
-            return selection.filled(self.job, out)
+            return blank(self.job, out)
         started = start_block(self.job, network, transfers("cpu").upload(data).tensor, seen, out, selection)
         return started.arrived(started.tensor.numpy())
+
+    def selected(self, keep: Array | None = None) -> tuple[int, int]:
+        """Patches of the whole volume that run, and that do not."""
+        selection = select(self.job, self.volume, Box.of_shape(self.job.lattice.shape), self.whole, keep)
+        return len(selection.patches), selection.skipped
 
     def cut(self, cuts: tuple[tuple[int, ...], ...], run: Callable[[Box], Array]) -> Array:
         """The volume, computed block by block."""

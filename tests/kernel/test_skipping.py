@@ -94,27 +94,27 @@ def test_patches_without_a_wanted_voxel_do_not_run() -> None:
     volume[..., 13] = 9
     patches = lattice((8, 8, 24), (8, 8, 8), (0, 0, 4))  # starts 0, 4, 8, 12, 16
     case = Case(job_of(patches, empty=0.0, fill=-1), volume)
-    network, counts = Counting(), {"patches": 100}
-    result = case.on_host(network, counts=counts)
+    network = Counting()
+    result = case.on_host(network)
     # Those at 8 and 12 hold something and cover 8 ... 20; those at 4 and 16 hold nothing and share that.
-    assert (counts, network.calls) == ({"patches": 104, "skipped": 1}, 4)
+    assert (case.selected(), network.calls) == ((4, 1), 4)
     assert (result[..., 8:20] >= 0).all()
     assert (result[..., :8] == -1).all()
     assert (result[..., 20:] == -1).all()
     keep = np.zeros((8, 8, 24), np.bool_)
     keep[0, 0, 15] = True  # in the patches at 8 and 12
-    network, counts = Counting(), {}
-    result = case.on_host(network, keep=keep, counts=counts)
-    assert (counts, network.calls) == ({"patches": 2, "skipped": 3}, 2)
+    network = Counting()
+    result = case.on_host(network, keep=keep)
+    assert (case.selected(keep), network.calls) == ((2, 3), 2)
     assert np.count_nonzero(result[0] >= 0) == 1
 
 
 def test_a_block_of_which_nothing_is_wanted_is_filled() -> None:
     job = job_of(lattice((8, 8, 24), (8, 8, 8), None, context=0), empty="constant", fill=3, dtype=np.dtype("u1"))
     case = Case(job, np.full((1, 8, 8, 24), 5, "u1"))
-    network, counts = Counting(), {}
-    result = case.on_host(network, counts=counts)
-    assert (counts, network.calls) == ({"patches": 0, "skipped": 3}, 0)
+    network = Counting()
+    result = case.on_host(network)
+    assert (case.selected(), network.calls) == ((0, 3), 0)
     assert result.dtype == np.uint8
     assert (result == 3).all()
 

@@ -21,7 +21,7 @@ from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.payload import Payload
 from chunkinfer.blockwise.reading import Reader
 from chunkinfer.blockwise.stages import count, stage
-from chunkinfer.engines import Run, Setup
+from chunkinfer.engines import Setup
 from chunkinfer.engines.opening import open_network
 from chunkinfer.errors import ChunkinferError
 from chunkinfer.geometry import BlockGrid, Box
@@ -29,15 +29,15 @@ from chunkinfer.kernel import (
     Job,
     KernelThreads,
     Selection,
-    Started,
+    blank,
     cores,
     kernel_threads,
+    launch,
     require_device,
     run_selected,
     select,
-    start_block,
+    transfers,
 )
-from chunkinfer.kernel.transfer import OnDevice, Transfers, transfers
 from chunkinfer.models import Model
 
 
@@ -74,12 +74,12 @@ class Network:
         if keep is not None and not keep.any():
             skipped = sum(1 for _ in self.job.lattice.touching(out))
             _count(skipped, skipped)
-            return np.full((self.job.channels, *out.shape), self.job.fill, self.job.dtype)
+            return blank(self.job, out)
         data, seen = read()
         selection = select(self.job, data, seen, out, keep)
         _count(len(selection.patches) + selection.skipped, selection.skipped)
         if not selection.patches:
-            return selection.filled(self.job, out)
+            return blank(self.job, out)
         return self._computed(data, seen, out, selection)
 
     def _computed(self, data: NDArray[Any], seen: Box, out: Box, selection: Selection) -> NDArray[Any]:
@@ -95,7 +95,7 @@ class Network:
         with stage("upload"):
             uploaded = moving.upload(data)
         with _place(threads):
-            started, computed = threads.run(partial(_launch, moving, uploaded, job, network, seen, out, selection))
+            started, computed = threads.run(partial(launch, moving, uploaded, job, network, seen, out, selection))
         with stage("download"):
             return started.arrived(moving.download(computed))
 
@@ -103,17 +103,6 @@ class Network:
         job = self.job
         patch = (job.batch, job.channels_in, *job.lattice.patch)
         return Setup(patch, job.device, job.threads, kernels, job.compute.name, self.precision)
-
-
-def _launch(
-    moving: Transfers, uploaded: OnDevice, job: Job, network: Run, seen: Box, out: Box, selection: Selection
-) -> tuple[Started, OnDevice]:
-    """Compute an uploaded block on the calling thread's stream, to the end: its place is another block's then."""
-    with moving.compute_stream():
-        started = start_block(job, network, moving.ready(uploaded), seen, out, selection)
-        computed = moving.done(started.tensor)
-    computed.wait()
-    return started, computed
 
 
 @contextmanager

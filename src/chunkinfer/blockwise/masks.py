@@ -83,10 +83,6 @@ class Mask:
                 wanted = np.repeat(wanted, count, axis)
         return wanted
 
-    def any_wanted(self, out: Box) -> bool:
-        """Whether any voxel of the box is wanted; takes memory for the mask's voxels only."""
-        return bool(self._looked_up(out)[0].any())
-
     def seen(self, out: Box) -> Box:
         """The mask's voxels that are read for a box of the result."""
         ends = [(axis.at(a), axis.at(b - 1) + 1) for axis, a, b in zip(self.axes, out.start, out.stop, strict=True)]

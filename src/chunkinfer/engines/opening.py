@@ -84,8 +84,8 @@ def open_network(model: Model, setup: Setup, engine: str) -> Run:
     """
     if model.augmentation is not None and engine != "identity":
         sizes = model.augmentation.shapes(setup.patch[2:])
-        runs = {size: _opened(model.plain, _resized(setup, size), engine) for size in sizes}
-        return model.augmentation.wrap(lambda patches: runs[tuple(patches.shape[2:])](patches))
+        setups = [replace(setup, patch=(*setup.patch[:2], *size)) for size in sizes]
+        return model.augmentation.wrap({each.patch: _opened(model.plain, each, engine) for each in setups})
     return _opened(model.plain, setup, engine)
 
 
@@ -103,7 +103,3 @@ def _opened(model: Model, setup: Setup, engine: str) -> Run:
                 _open.popitem(last=False)
         _open.move_to_end(key)
         return _open[key]
-
-
-def _resized(setup: Setup, size: tuple[int, ...]) -> Setup:
-    return replace(setup, patch=(*setup.patch[:2], *size))

@@ -1,11 +1,12 @@
 """A block's computation: gather patches, run, blend or crop, convert."""
 
-from chunkinfer.kernel.block import Network, Started, run_block, run_selected, start_block
+from chunkinfer.kernel.block import Network, launch, run_block, run_selected
 from chunkinfer.kernel.device import KernelThreads, cores, device_memory, kernel_threads, require_device, resolve_device
 from chunkinfer.kernel.job import Job
 from chunkinfer.kernel.normalize import Affine, Normalize, resolve_normalize
 from chunkinfer.kernel.outputs import ACTIVATIONS, Output, describe_function, resolve_output
-from chunkinfer.kernel.skipping import Selection, resolve_empty, resolve_fill, select
+from chunkinfer.kernel.skipping import Selection, blank, resolve_empty, resolve_fill, select
+from chunkinfer.kernel.transfer import transfers
 from chunkinfer.kernel.windows import WINDOWS
 
 __all__ = [
@@ -18,11 +19,12 @@ __all__ = [
     "Normalize",
     "Output",
     "Selection",
-    "Started",
+    "blank",
     "cores",
     "describe_function",
     "device_memory",
     "kernel_threads",
+    "launch",
     "require_device",
     "resolve_device",
     "resolve_empty",
@@ -32,5 +34,5 @@ __all__ = [
     "run_block",
     "run_selected",
     "select",
-    "start_block",
+    "transfers",
 ]

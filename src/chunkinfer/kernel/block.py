@@ -16,8 +16,8 @@ from chunkinfer.kernel.device import set_threads
 from chunkinfer.kernel.device_canvas import DeviceCanvas
 from chunkinfer.kernel.host_canvas import HostCanvas
 from chunkinfer.kernel.job import Job
-from chunkinfer.kernel.skipping import Flags, Selection, select
-from chunkinfer.kernel.transfer import transfers
+from chunkinfer.kernel.skipping import Flags, Selection, blank, select
+from chunkinfer.kernel.transfer import OnDevice, Transfers, transfers
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,6 @@ def run_block(
     seen: Box,
     out: Box,
     keep: Flags | None = None,
-    counts: dict[str, int] | None = None,
 ) -> Array:
     """Compute one output block.
 
@@ -53,8 +52,6 @@ def run_block(
     keep
         Output voxels of the block, (*space), that are wanted; None: all. Others, and those that only empty patches
         contribute to, hold ``job.fill``. Patches without a wanted voxel do not run.
-    counts
-        Patches that ran and that did not are added to its ``"patches"`` and ``"skipped"``.
 
     Returns
     -------
@@ -68,25 +65,29 @@ def run_block(
     VolumeError
         The volume holds NaN.
     """
-    selection = select(job, data, seen, out, keep)
-    if counts is not None:
-        counts["patches"] = counts.get("patches", 0) + len(selection.patches)
-        counts["skipped"] = counts.get("skipped", 0) + selection.skipped
-    return run_selected(job, network, data, seen, out, selection)
+    return run_selected(job, network, data, seen, out, select(job, data, seen, out, keep))
 
 
 def run_selected(job: Job, network: Network, data: Array, seen: Box, out: Box, selection: Selection) -> Array:
     """`run_block` for patches that were selected before."""
     if not selection.patches:
-        return selection.filled(job, out)
+        return blank(job, out)
     if host_canvas.serves(job):
         return selection.fill(_on_host(job, network, data, seen, out, selection), job.fill)
     moving = transfers(job.device)
-    uploaded = moving.upload(data)
+    started, computed = launch(moving, moving.upload(data), job, network, seen, out, selection)
+    return started.arrived(moving.download(computed))
+
+
+def launch(
+    moving: Transfers, uploaded: OnDevice, job: Job, network: Network, seen: Box, out: Box, selection: Selection
+) -> tuple[Started, OnDevice]:
+    """Compute an uploaded block on the calling thread's stream, to the end: its place is another block's then."""
     with moving.compute_stream():
         started = start_block(job, network, moving.ready(uploaded), seen, out, selection)
         computed = moving.done(started.tensor)
-    return started.arrived(moving.download(computed))
+    computed.wait()
+    return started, computed
 
 
 @dataclass(frozen=True)

@@ -33,15 +33,16 @@ class Selection:
     wanted: Flags | None
     """Output voxels of the block, (*space), that are computed; None: all of them."""
 
-    def filled(self, job: Job, out: Box) -> Array:
-        """A block of which nothing is wanted."""
-        return np.full((job.channels, *out.shape), job.fill, job.dtype)
-
     def fill(self, result: Array, value: float) -> Array:
         """The block (c, *space), with ``value`` where nothing is wanted; changed in place."""
         if self.wanted is not None:
             np.copyto(result, np.asarray(value).astype(result.dtype), where=~self.wanted)
         return result
+
+
+def blank(job: Job, out: Box) -> Array:
+    """A block of which nothing is wanted."""
+    return np.full((job.channels, *out.shape), job.fill, job.dtype)
 
 
 def select(job: Job, data: Array, seen: Box, out: Box, keep: Flags | None = None) -> Selection:
@@ -131,14 +132,12 @@ def resolve_fill(fill: object, dtype: np.dtype[Any]) -> float:
     PlanError
         It is no number, or the dtype cannot hold it.
     """
-    number = isinstance(fill, int | float | np.integer | np.floating) and not isinstance(fill, bool)
-    if number:
+    if isinstance(fill, int | float | np.integer | np.floating) and not isinstance(fill, bool):
+        value = float(fill)
         with np.errstate(all="ignore"):
-            stored = np.asarray(fill).astype(dtype)
-        if dtype.kind == "f" and (np.isfinite(stored) or not np.isfinite(fill)):  # type: ignore[call-overload]
-            return float(fill)  # type: ignore[arg-type]
-        if dtype.kind != "f" and stored == fill:
-            return float(fill)  # type: ignore[arg-type]
+            stored = np.asarray(value).astype(dtype)
+        if stored == value if dtype.kind != "f" else np.isfinite(stored) or not np.isfinite(value):
+            return value
     raise PlanError(
         f"fill={fill!r} cannot be stored as {dtype}.",
         "It is the stored value of voxels that are not computed.",

@@ -5,12 +5,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
+
+    from chunkinfer.models.augmentation import Augmentation
+    from chunkinfer.models.model import Model
+    from chunkinfer.models.trace import Trace
 
 PROBE = 48
 """Extent, in voxels per axis, at which a network that cannot run without data is measured and extrapolated."""
@@ -70,6 +76,34 @@ def forward_pass(
     small = tuple(min(n, PROBE) for n in patch)
     found = _follow(subject.module, (1, channels, *small), dtype, "cpu")
     return _times(found, batch * prod(patch) / prod(small))
+
+
+def model_pass(model: Model, trace: Trace, patch: Sequence[int], batch: int = 1) -> ForwardPass:
+    """What one forward pass of a traced model takes, its augmentation counted."""
+    if model.augmentation is None:
+        return _plain_pass(model, trace.channels_in, tuple(patch), batch)
+    return _augmented(model, model.augmentation, trace, tuple(patch), batch)
+
+
+def _augmented(
+    model: Model, augmentation: Augmentation, trace: Trace, patch: tuple[int, ...], batch: int
+) -> ForwardPass:
+    """One variant at a time, beside a turned copy of its input, its output put back, their sum and its counts."""
+    passes = [_plain_pass(model.plain, trace.channels_in, shape, batch) for shape in augmentation.shapes(patch)]
+    copies = np.dtype(trace.dtype).itemsize * batch * prod(patch) * (trace.channels_in + 2 * trace.channels_out + 1)
+    return ForwardPass(
+        tensors=max(one.tensors for one in passes) + copies,
+        peak=max(one.peak for one in passes) + copies,
+        pooled=max(one.pooled for one in passes),
+        flops=passes[0].flops * len(augmentation.variants),
+    )
+
+
+@lru_cache(maxsize=256)
+def _plain_pass(model: Model, channels: int, patch: tuple[int, ...], batch: int) -> ForwardPass:
+    if not model.of_torch:
+        return assumed_pass(channels, patch, batch)
+    return forward_pass(model.module_on("cpu"), channels, patch, model.compute_dtype(), batch)
 
 
 ASSUMED_CHANNELS = 64

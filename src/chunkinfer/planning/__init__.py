@@ -3,15 +3,17 @@
 from chunkinfer.planning.costs import Prices
 from chunkinfer.planning.forms import PerAxis, every_axis
 from chunkinfer.planning.layout import WORTH_A_TASK, choose_layout, copy_block
-from chunkinfer.planning.make import Place, Stored, Wishes, grid_for_exchange, make_plan, positive
+from chunkinfer.planning.make import Planning, grid_for_exchange
 from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.show import human_bytes
+from chunkinfer.planning.wishes import Place, Stored, Wishes, positive
 
 __all__ = [
     "WORTH_A_TASK",
     "PerAxis",
     "Place",
     "Plan",
+    "Planning",
     "Prices",
     "Stored",
     "Wishes",
@@ -20,6 +22,5 @@ __all__ = [
     "every_axis",
     "grid_for_exchange",
     "human_bytes",
-    "make_plan",
     "positive",
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import count
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import ceil, inf, prod
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,8 @@ import numpy as np
 
 from chunkinfer.engines import Setup
 from chunkinfer.engines.opening import AUTO, ENGINES, open_network
-from chunkinfer.errors import ModelError, NotExact, PlanError
-from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis, round_up
+from chunkinfer.errors import NotExact, PlanError
+from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis
 from chunkinfer.kernel import (
     WINDOWS,
     Affine,
@@ -28,109 +27,40 @@ from chunkinfer.kernel import (
     resolve_output,
 )
 from chunkinfer.models import Model
-from chunkinfer.models.activations import ForwardPass, assumed_pass, forward_pass
+from chunkinfer.models.activations import model_pass
 from chunkinfer.planning.calibration import Calibration
 from chunkinfer.planning.engine_choice import EngineChoice, choose_engine, name_engine
-from chunkinfer.planning.forms import PerAxis, byte_count, per_axis
+from chunkinfer.planning.exactness import confirm, not_exact, refuse_training
+from chunkinfer.planning.forms import per_axis
 from chunkinfer.planning.layout import Layout, choose_layout
 from chunkinfer.planning.memory import KEPT, LARGEST_ENGINE, LIBRARIES
 from chunkinfer.planning.plan import Plan
-from chunkinfer.planning.precision import TOLERANCE, PrecisionCheck, check_precision
-from chunkinfer.planning.search import Budget, choose_blended_patch, choose_block, exact_lattices
+from chunkinfer.planning.precision import PrecisionCheck, check_precision
+from chunkinfer.planning.search import Budget, choose_blended_patch, choose_block, exact_lattices, most_patches
+from chunkinfer.planning.wishes import (
+    PRECISIONS,
+    Place,
+    Stored,
+    Wishes,
+    check_minutes,
+    count,
+    one_of,
+    positive,
+    result_dtype,
+    tolerance,
+)
 from chunkinfer.storage.store import CACHE_BYTES
 
 if TYPE_CHECKING:
-    from chunkinfer.models.augmentation import Augmentation
-    from chunkinfer.models.trace import Reason, Trace
+    from chunkinfer.models.trace import Trace
 
 WORTH_THREADS = 0.85
 """More threads a kernel are taken where they leave at most this share of the work: several kernels of few threads use
 the cores a little better."""
 
-PRECISIONS = ("fp32", "bf16", "fp16")
-"""Of the arithmetic inside the network."""
 
-
-@dataclass(frozen=True)
-class Wishes:
-    """The arguments of `infer` that shape a plan, as the caller gave them; None leaves a choice to the plan."""
-
-    patch: PerAxis = None
-    overlap: PerAxis = None
-    halo: PerAxis = None
-    block: PerAxis = None
-    window: str | None = None
-    batch: int | None = None
-    dtype: Any = None
-    precision: str | None = None
-    precision_tolerance: float | None = None
-    engine: str | None = None
-    threads: int | None = None
-    device: str | None = None
-    normalize: Any = None
-    memory: int | str | None = None
-    slots: int | None = None
-    max_block_minutes: float | None = None
-    calibrate: bool = False
-    halves: Sequence[bool] | None = None
-    """Of a patch that an earlier plan chose: axes that two patches share; see `exact_axis`."""
-    activation: Any = None
-    channels: Any = None
-    argmax: bool = False
-    threshold: float | None = None
-    mask: Any = None
-    empty: float | str | None = None
-    fill: float | None = None
-
-    def memory_bytes(self) -> int | None:
-        """The memory of a worker process, in bytes; None where it was left open."""
-        return None if self.memory is None else byte_count("memory", self.memory)
-
-    def asked(self) -> tuple[str, ...]:
-        """Names of the arguments that were given and must be kept; "auto" leaves the engine open."""
-        auto = isinstance(self.engine, str) and self.engine == AUTO
-        given = [name for name, value in vars(self).items() if value is not None and value is not False]
-        return tuple(name for name in given if not (name == "engine" and auto))
-
-
-@dataclass(frozen=True)
-class Stored:
-    """How the volume is stored: chunks and shards of its spatial axes, in voxels, and channels of a chunk."""
-
-    chunks: tuple[int, ...]
-    shards: tuple[int, ...] | None = None
-    channels: int = 1
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run will take place, as far as is known."""
-
-    device: str
-    """cpu or cuda."""
-    slots: int | None = None
-    """Blocks in flight in one process."""
-    memory: int | None = None
-    """Bytes of one process."""
-    device_memory: int | None = None
-    """Bytes of its GPU."""
-
-
-def make_plan(
-    wishes: Wishes,
-    *,
-    axes: tuple[str, ...],
-    shape: Sequence[int],
-    stored: Stored,
-    dtype_in: np.dtype[Any],
-    model: Model,
-    trace: Trace,
-    normalize: Normalize,
-    place: Place,
-    read: Callable[[Box], Any],
-    source: str,
-) -> tuple[Plan, Job]:
-    """Resolve every choice of a run: its plan, and what its kernels are given.
+class Planning:
+    """One plan on its way: what was asked for, resolved step by step, and then `made`.
 
     Parameters
     ----------
@@ -162,15 +92,11 @@ def make_plan(
     EngineError
         No engine runs the network as asked, or reduced precision changes too much.
     """
-    return _Planning(wishes, axes, shape, stored, dtype_in, model, trace, normalize, place, read, source).made()
-
-
-class _Planning:
-    """One plan on its way: what was asked for, resolved step by step."""
 
     def __init__(
         self,
         wishes: Wishes,
+        *,
         axes: tuple[str, ...],
         shape: Sequence[int],
         stored: Stored,
@@ -188,13 +114,13 @@ class _Planning:
         self.overlap = None if wishes.overlap is None else per_axis("overlap", wishes.overlap, axes, 0)
         self.block = per_axis("block", wishes.block, axes, 1)
         self.halves = wishes.halves or (False,) * len(axes)
-        self.batch = _count("batch", wishes.batch)
+        self.batch = count("batch", wishes.batch)
         self.asked_slots = None if wishes.slots is None else positive("slots", wishes.slots)
-        self._use_threads(_count("threads", wishes.threads))
-        _check_minutes(wishes.max_block_minutes, wishes.calibrate)
-        self.window = _one_of("window", wishes.window or "hann", WINDOWS)
-        self.precision = _one_of("precision", wishes.precision or "fp32", PRECISIONS)
-        self.tolerance = _tolerance(wishes.precision_tolerance)
+        self._use_threads(count("threads", wishes.threads))
+        check_minutes(wishes.max_block_minutes, wishes.calibrate)
+        self.window = one_of("window", wishes.window or "hann", WINDOWS)
+        self.precision = one_of("precision", wishes.precision or "fp32", PRECISIONS)
+        self.tolerance = tolerance(wishes.precision_tolerance)
         self.asked_engine = name_engine(wishes.engine, model)
         self.compute = model.compute_dtype()
         if self.compute == "float64" and self.precision != "fp32":
@@ -207,13 +133,13 @@ class _Planning:
         self.traced, self.reduced = trace, self._reduced(trace)
         self.trace = trace if self.reduced is None else replace(trace, axes=self.reduced)
         if not (trace.exact or self.overlap is not None or self.reduced):
-            raise NotExact(*_not_exact(model, trace, axes))
+            raise NotExact(*not_exact(model, trace, axes))
         self.output = resolve_output(
             trace.channels_out, activation=wishes.activation, channels=wishes.channels, argmax=wishes.argmax,
             threshold=wishes.threshold, dtype=wishes.dtype, ndim=len(axes), compute=self.compute,
         )  # fmt: skip
         values = None if self.output.decides else wishes.dtype
-        self.dtype = self.output.dtype_of(trace.channels_out, _result_dtype(values, self.compute))
+        self.dtype = self.output.dtype_of(trace.channels_out, result_dtype(values, self.compute))
         self.empty = resolve_empty(wishes.empty)
         self.fill = resolve_fill(wishes.fill or 0, self.dtype)
 
@@ -236,7 +162,7 @@ class _Planning:
             )
         reduced = _reduced(trace, per_axis("halo", self.wishes.halo, self.axes, 0))
         if reduced:
-            _refuse_training(self.model, trace)
+            refuse_training(self.model, trace)
         return reduced
 
     # ---- the steps ----------------------------------------------------------------------------------------------
@@ -249,7 +175,7 @@ class _Planning:
     def _plan(self) -> Plan:
         """Patch, engine, batch and block, in this order; then the check of reduced precision."""
         open_choice = any(p is None for p in self.patch)
-        found, budget = self._best_threads() if open_choice else self._affordable()
+        found, budget = self._best_threads()
         nothing: tuple[None, ...] = (None,) * len(self.axes)
         others = [] if open_choice and not any(self.block) else self._lattices(nothing, nothing, budget)
         engine = self._engine(found[0])
@@ -259,27 +185,34 @@ class _Planning:
             made = self._plan_of(found[0], self.batch, budget, engine)
             made = replace(made, best=min([1.0, *(computed(o) / computed(found[0]) for o in others[:1])]))
         if self.reduced is None and self.overlap is None:
-            _confirm(self.model, self.trace, made.lattice)
+            confirm(self.model, self.trace, made.lattice)
         return made if self.precision == "fp32" else replace(made, check=self._checked(made))
 
     def _best_threads(self) -> tuple[list[PatchLattice], Budget]:
         """As `_affordable`; where memory is given and threads are open, with fewer kernels of more threads each if the
-        larger patches that then fit save enough."""
+        larger patches or blocks that then fit save enough."""
         if self.wishes.memory is None or self.wishes.threads is not None or self.place.device != "cpu":
             return self._affordable()
         (found, budget), threads = self._affordable(), 1
+        least = self._longest(found[0], budget)
         for more in (t for t in range(2, cores() + 1) if cores() % t == 0):
             self._use_threads(more)
             other, other_budget = self._affordable()
-            if computed(other[0]) < WORTH_THREADS * computed(found[0]):
-                found, budget, threads = other, other_budget, more
+            if (longest := self._longest(other[0], other_budget) / more) < WORTH_THREADS * least:
+                found, budget, threads, least = other, other_budget, more, longest
         self._use_threads(threads)
         return found, budget
+
+    def _longest(self, lattice: PatchLattice, budget: Budget) -> float:
+        """Patch voxels that the kernel which ends last may have to compute."""
+        return most_patches(lattice, self._block(lattice, budget), self.kernels) * prod(lattice.patch)
 
     def _affordable(self) -> tuple[list[PatchLattice], Budget]:
         """Lattices, the best first, that fit into the memory given, and the budget that they keep."""
         wishes, place = self.wishes, self.place
-        budget = _budget(wishes.memory_bytes(), self.batch, self.kernels, self.slots, self.model)
+        budget = _budget(
+            wishes.memory_bytes(), self.batch, self.kernels, self.slots, self.model, self.overlap is not None
+        )
         if wishes.calibrate and place.device_memory:  # a GPU's own memory is what bounds its patches
             budget = replace(budget, activations=int(0.7 * place.device_memory) // self.kernels // self.batch)
         found = self._lattices(self.patch, self.block, budget)
@@ -361,12 +294,17 @@ class _Planning:
             return None
         return {"empty": self.empty, "fill": self.fill}
 
+    def _block(self, lattice: PatchLattice, budget: Budget, most: float = inf) -> tuple[int, ...]:
+        """The block, of so many patches at most."""
+        channels, itemsize = self.output.channels_of(self.trace.channels_out), np.dtype(self.compute).itemsize
+        return choose_block(lattice, channels, itemsize, self.block, budget, self.kernels, most)
+
     def _plan_of(
-        self, lattice: PatchLattice, batch: int, budget: Budget, engine: EngineChoice, most_patches: float = inf
+        self, lattice: PatchLattice, batch: int, budget: Budget, engine: EngineChoice, most: float = inf
     ) -> Plan:
         model, trace, wishes = self.model, self.trace, self.wishes
         channels = self.output.channels_of(trace.channels_out)
-        blocks = choose_block(lattice, channels, np.dtype(self.compute).itemsize, self.block, budget, most_patches)
+        blocks = self._block(lattice, budget, most)
         _check_block(lattice, blocks, self.axes)
         return Plan(
             axes=self.axes,
@@ -398,7 +336,7 @@ class _Planning:
             digest=model.digest,
             augmentation=None if model.augmentation is None else model.augmentation.describe(),
             model_bytes=model.parameter_bytes(),
-            forward=_forward(model, trace, lattice.patch, batch),
+            forward=model_pass(model, trace, lattice.patch, batch),
             reasons=tuple(f"{r.layer}: {r.text}" for r in trace.reasons),
             source_chunks=self.stored.chunks,
             source_shards=self.stored.shards,
@@ -416,42 +354,21 @@ class _Planning:
         )
 
 
-def _tolerance(asked: float | None) -> float:
-    if asked is None:
-        return TOLERANCE
-    if not isinstance(asked, int | float | np.number) or isinstance(asked, bool) or not asked >= 0:
-        raise PlanError(
-            f"precision_tolerance={asked!r} is no share.",
-            "It is the share of decisions that reduced precision may flip.",
-            [f"precision_tolerance={TOLERANCE}", "leave precision_tolerance= out"],
-        )
-    return float(asked)
-
-
-def _check_minutes(minutes: float | None, calibrate: bool) -> None:
-    if minutes is None or (calibrate and minutes > 0):
-        return
-    raise PlanError(
-        f"max_block_minutes={minutes!r} "
-        + ("is no duration." if calibrate else "needs the speed of a block, which is not known before calibrate=True."),
-        "",
-        ["infer(volume, model, calibrate=True, max_block_minutes=30)", "leave max_block_minutes= out"],
-    )
-
-
 def computed(lattice: PatchLattice) -> int:
     """Patch voxels that a network sees on all patches: the model of the cost where nothing was measured."""
     return len(lattice) * prod(lattice.patch)
 
 
-def _budget(memory: int | None, batch: int, kernels: int, slots: int, model: Model) -> Budget:
+def _budget(memory: int | None, batch: int, kernels: int, slots: int, model: Model, blended: bool) -> Budget:
     """The default budgets, or, of the memory given, the most that there can be for activations."""
     default = Budget()
     if memory is None:
         return Budget(default.activations // batch, default.block)
     free = max(memory - LIBRARIES - KEPT - model.parameter_bytes() - CACHE_BYTES, 1)
     activations = int(free * 0.95 / kernels / batch)
-    return Budget(max(activations, 1), max(1, min(default.block, int(free / 4 / (slots + 2)))))
+    # An exact patch takes what it can get and a block little; a blended patch is given, and large blocks save work.
+    block = int(free / 2 / (slots + 2)) if blended else min(default.block, int(free / 4 / (slots + 2)))
+    return Budget(max(activations, 1), max(block, 1))
 
 
 def _layout(lattice: PatchLattice, axes: Sequence[str], channels: int, block: Sequence[int]) -> Layout:
@@ -472,7 +389,7 @@ def _exact_lattices(
 ) -> list[PatchLattice]:
     """Lattices of clean zones, those that compute least first, with what the caller gave kept."""
     probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in trace.axes]
-    per_voxel = _forward(model, trace, probe).tensors / prod(probe)
+    per_voxel = model_pass(model, trace, probe).tensors / prod(probe)
     return exact_lattices(trace.axes, shape, axes, per_voxel, patch, block, halves, budget)
 
 
@@ -501,7 +418,7 @@ def _blended_lattices(
     overlap: Sequence[int | None],
 ) -> list[PatchLattice]:
     """The lattice of overlapping patches; axes without an overlap have none. Then larger patches, if they are open."""
-    _refuse_training(model, trace)
+    refuse_training(model, trace)
     found = []
     for times in (1, 1.5, 2, 3):
         lattices = []
@@ -511,69 +428,6 @@ def _blended_lattices(
             lattices.append(blended_axis(c, n, p or (larger if larger <= max(n, least) else least), o or 0, axis))
         found.append(PatchLattice(tuple(lattices)))
     return list({lattice.patch: lattice for lattice in found}.values())
-
-
-@lru_cache(maxsize=256)
-def _forward_of(model: Model, channels: int, patch: tuple[int, ...], batch: int) -> ForwardPass:
-    if not model.of_torch:
-        return assumed_pass(channels, patch, batch)
-    return forward_pass(model.module_on("cpu"), channels, patch, model.compute_dtype(), batch)
-
-
-def _forward(model: Model, trace: Trace, patch: Sequence[int], batch: int = 1) -> ForwardPass:
-    if model.augmentation is None:
-        return _forward_of(model, trace.channels_in, tuple(patch), batch)
-    return _augmented(model, model.augmentation, trace, tuple(patch), batch)
-
-
-def _augmented(
-    model: Model, augmentation: Augmentation, trace: Trace, patch: tuple[int, ...], batch: int
-) -> ForwardPass:
-    """One variant at a time, beside a turned copy of its input, its output put back, their sum and its counts."""
-    passes = [_forward_of(model.plain, trace.channels_in, shape, batch) for shape in augmentation.shapes(patch)]
-    copies = np.dtype(trace.dtype).itemsize * batch * prod(patch) * (trace.channels_in + 2 * trace.channels_out + 1)
-    return ForwardPass(
-        tensors=max(one.tensors for one in passes) + copies,
-        peak=max(one.peak for one in passes) + copies,
-        pooled=max(one.pooled for one in passes),
-        flops=passes[0].flops * len(augmentation.variants),
-    )
-
-
-def _confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
-    """Trace the chosen patch at its own size: what holds at one size is not believed of another.
-
-    Of a network with augmentation, in each shape in which it sees the patch, with the network's own context.
-    """
-    if len(lattice) == 1 or not model.of_torch:  # what can only be called was probed at several sizes
-        return
-    cut = [len(a.starts) > 1 for a in lattice.axes]
-    shapes: Sequence[tuple[int, ...]] = [lattice.patch]
-    if model.augmentation is not None:
-        trace = model.plain.trace(trace.channels_in, len(cut))
-        shapes, cut = model.augmentation.shapes(lattice.patch), [True] * len(cut)
-    for shape in shapes:
-        _confirm_shape(model, trace, shape, cut)
-
-
-def _confirm_shape(model: Model, trace: Trace, shape: Sequence[int], cut: Sequence[bool]) -> None:
-    from chunkinfer.models.trace import check_patch
-
-    clean: list[tuple[int, int] | None] = []
-    sizes = []
-    for c, n, is_cut in zip(trace.axes, shape, cut, strict=True):
-        low = round_up(c.low, c.period)
-        step = (n - low - c.high) // c.period * c.period
-        # An axis that one patch spans has no cut to check; there a thin one would only hide what the others read.
-        clean.append((low, low + step) if is_cut and step > 0 else None)
-        sizes.append(n if clean[-1] else c.accepted_at_least(max(n, c.low + c.high + 4 * c.period)))
-    reasons = check_patch(model.module_on("cpu"), trace, trace.channels_in, sizes, clean)
-    if reasons:
-        raise NotExact(
-            f"{model.name} cannot be tiled exactly with patches of {tuple(shape)} voxels: {reasons[0].text}.",
-            "Its context at this size is another than the one that was traced.",
-            ["choose another patch: infer(volume, model, patch=...)", "blend: infer(volume, model, overlap=...)"],
-        )
 
 
 def describe_normalize(normalize: Normalize) -> str:
@@ -586,47 +440,11 @@ def describe_normalize(normalize: Normalize) -> str:
     return describe_function(normalize)
 
 
-def _count(name: str, value: Any) -> int:
-    """1 where the caller left it open."""
-    return 1 if value is None else positive(name, value)
-
-
-def positive(name: str, value: Any) -> int:
-    """A whole number from 1 on, or `PlanError`."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise PlanError(
-            f"{name}={value!r} is no count.", "It is a whole number, 1 or more.", [f"{name}=1", f"leave {name}= out"]
-        )
-    return int(value)
-
-
-def _one_of(name: str, value: str, table: Collection[str]) -> str:
-    if not isinstance(value, str) or value not in table:
-        raise PlanError(
-            f"{name}={value!r} is not known.", f"There are: {', '.join(table)}.",
-            [f"{name}={next(iter(table))!r}", f"leave {name}= out"],
-        )  # fmt: skip
-    return value
-
-
-def _result_dtype(asked: Any, compute: str) -> np.dtype[Any]:
-    if asked is None:
-        return np.dtype(compute)
-    ways = ['dtype="uint8" quantises [0, 1] to [0, 255]', 'dtype="float16" halves the bytes']
-    try:
-        dtype: np.dtype[Any] = np.dtype(asked)
-    except TypeError:
-        raise PlanError(f"dtype={asked!r} is no dtype.", "", ways) from None
-    if dtype != np.uint8 and dtype.kind != "f":
-        raise PlanError(f"A network's output cannot be stored as {dtype}.", "It holds real numbers.", ways)
-    return dtype
-
-
 def _check_output(contracts: Sequence[AxisContract], shape: Sequence[int], names: Sequence[str]) -> None:
     """A volume may be smaller than what a valid network crops."""
     for c, n, name in zip(contracts, shape, names, strict=True):
         if not c.output_size(n):
-            least = next(size for size in count(n) if c.output_size(size))
+            least = next(size for size in itertools.count(n) if c.output_size(size))
             raise PlanError(
                 f"The network gives no output for {n} voxels along {name}.",
                 f"It crops {sum(c.crop)} voxels there, so it needs {least} or more.",
@@ -649,45 +467,6 @@ def _check_block(lattice: PatchLattice, block: Sequence[int], names: Sequence[st
                     "leave patch= out: the plan chooses one whose clean zone divides the block",
                 ],
             )
-
-
-def _not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, str, list[str]]:
-    """What `NotExact` says: the layers, why, and the line to paste."""
-    training = _training(trace)
-    layers: dict[str, list[str]] = {}
-    for reason in trace.reasons:
-        layers.setdefault(reason.text, []).append(reason.layer)
-    lines = []
-    for text, names in layers.items():
-        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-        lines.append(f"  {', '.join(names[:2])}{more}: {text}")
-    reasons = "\n".join(lines)
-    overlap = (4, 64, 64) if len(axes) == 3 else (64,) * len(axes)
-    return (
-        f"{model.name} cannot be tiled exactly:\n{reasons}",
-        "Its output at a voxel depends on more than a bounded neighbourhood, so every cut changes it.",
-        ["put it in inference mode first: model.eval()", "then infer(volume, model)"]
-        if training
-        else [
-            f"blend overlapping patches: infer(volume, model, overlap={overlap})",
-            "replace the layer by one with local context (BatchNorm in eval mode, for instance) and train again",
-        ],
-    )
-
-
-def _training(trace: Trace) -> Reason | None:
-    """The layer whose mode is to blame: the tracer's reason then says what to call, as it does for no other."""
-    return next((reason for reason in trace.reasons if "model.eval()" in reason.text), None)
-
-
-def _refuse_training(model: Model, trace: Trace) -> None:
-    """Blending cannot mend a network in train mode: each forward pass changes it."""
-    if reason := _training(trace):
-        raise ModelError(
-            f"{model.name} is in train mode: {reason.layer}: {reason.text}",
-            "Its results change from patch to patch and from run to run.",
-            ["model.eval()", "save it in eval mode: torch.jit.save(torch.jit.trace(model.eval(), x), path)"],
-        )
 
 
 def grid_for_exchange(plan: Plan) -> BlockGrid:

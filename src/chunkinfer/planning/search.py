@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from heapq import nsmallest
 from itertools import product
-from math import ceil, prod
+from math import ceil, inf, prod
 
 from chunkinfer.geometry import AxisContract, AxisLattice, PatchLattice, exact_axis, least_half, round_up
 
@@ -26,7 +27,8 @@ FEWEST_BLOCKS = 16
 """Blocks that a volume is cut into where it is large enough, so that workers share it and a crash loses little."""
 
 STRIDES_PER_BLOCK = 8
-"""Blended blocks recompute the patches at their faces: ((k + 1) / k)^3 times the work at k strides per block."""
+"""Along an axis, of a blended block at most: it recomputes the patches at its faces, ((k + 1) / k)^3 times the work at
+k strides, so there more would save little."""
 
 CONSIDERED = 64
 """Lattices that a search keeps, the ones that compute least."""
@@ -113,38 +115,82 @@ def choose_block(
     itemsize: int,
     asked: Sequence[int | None],
     budget: Budget,
-    most_patches: float = float("inf"),
+    kernels: int,
+    most: float = inf,
 ) -> tuple[int, ...]:
     """Blocks, in output voxels, of whole zones or strides: as large as memory likes, as many as workers like.
 
-    Grows the shortest open axis by one zone at a time, so blocks come out near cubes, which read the least halo.
-    ``most_patches`` bounds the patches of a block, for blocks that must end before a walltime.
+    Parameters
+    ----------
+    lattice
+        The patches.
+    channels, itemsize
+        Of the output in the network's own type.
+    asked
+        Block in output voxels where the caller gave it.
+    budget
+        For a block's output.
+    kernels
+        Blocks that one process computes at a time.
+    most
+        Patches of a block, for blocks that must end before a walltime.
     """
-    most = tuple(round_up(a.output, a.zone) for a in lattice.axes)
+
+    def fits(block: Sequence[int]) -> bool:
+        computed = prod(_touched(axis, n)[1] for axis, n in zip(lattice.axes, block, strict=True))
+        return prod(block) * channels * itemsize <= budget.block and computed <= most
+
+    chosen = _even_block(lattice, asked, fits) if lattice.exact else _shared_block(lattice, asked, fits, kernels)
+    return tuple(min(b, a.output) for b, a in zip(chosen, lattice.axes, strict=True))
+
+
+def _even_block(
+    lattice: PatchLattice, asked: Sequence[int | None], fits: Callable[[Sequence[int]], bool]
+) -> Sequence[int]:
+    """Exact blocks share no work. The shortest axis grows by one zone at a time, so blocks come out near cubes, which
+    read the least halo."""
+    most = [round_up(a.output, a.zone) for a in lattice.axes]
     block = [given or min(a.zone, m) for given, a, m in zip(asked, lattice.axes, most, strict=True)]
+    open_axes = {d for d, given in enumerate(asked) if not given}
+    while open_axes:
+        d = min(open_axes, key=lambda i: block[i])
+        larger = [*block[:d], min(block[d] + lattice.axes[d].zone, most[d]), *block[d + 1 :]]
+        blocks = prod(ceil(a.output / n) for a, n in zip(lattice.axes, larger, strict=True))
+        if block[d] < most[d] and fits(larger) and blocks >= FEWEST_BLOCKS:
+            block = larger
+        else:
+            open_axes.discard(d)
+    return block
 
-    def blocks(b: Sequence[int]) -> int:
-        return prod(ceil(a.output / n) for a, n in zip(lattice.axes, b, strict=True))
 
-    def patches(b: Sequence[int]) -> int:
-        return prod(len(a.touching(0, min(n, a.output))) for a, n in zip(lattice.axes, b, strict=True))
+def _shared_block(
+    lattice: PatchLattice, asked: Sequence[int | None], fits: Callable[[Sequence[int]], bool], kernels: int
+) -> Sequence[int]:
+    """Blended blocks compute the patches at their faces again, so they are cut where the last kernel ends first."""
+    options = []
+    for given, axis in zip(asked, lattice.axes, strict=True):
+        most = min(STRIDES_PER_BLOCK, ceil(axis.output / axis.zone))
+        options.append([given] if given else [min(axis.zone * k, axis.output) for k in range(1, most + 1)])
 
-    def fits(b: Sequence[int], fewest: int) -> bool:
-        small = prod(b) * channels * itemsize <= budget.block and patches(b) <= most_patches
-        return small and blocks(b) >= fewest
+    def rank(block: Sequence[int]) -> tuple[bool, float, int]:
+        return not fits(block), most_patches(lattice, block, kernels), prod(block)
 
-    def grow(fewest: int, allowed: Callable[[int], bool]) -> None:
-        open_axes = {d for d, given in enumerate(asked) if not given}
-        while open_axes:
-            d = min(open_axes, key=lambda i: block[i])
-            larger = [*block[:d], min(block[d] + lattice.axes[d].zone, most[d]), *block[d + 1 :]]
-            if block[d] < most[d] and allowed(larger[d] // lattice.axes[d].zone) and fits(larger, fewest):
-                block[:] = larger
-            else:
-                open_axes.discard(d)
+    return min(product(*options), key=rank)
 
-    if lattice.exact:
-        grow(FEWEST_BLOCKS, lambda zones: True)
-    else:  # here larger blocks save work, so that comes before their number
-        grow(1, lambda strides: strides <= STRIDES_PER_BLOCK)
-    return tuple(min(b, a.output) if b >= a.output else b for b, a in zip(block, lattice.axes, strict=True))
+
+def most_patches(lattice: PatchLattice, block: Sequence[int], kernels: int) -> float:
+    """Patches that the kernel which ends last may compute: ``(all + (kernels - 1) * those of the largest block) /
+    kernels``, Graham's bound for tasks that are taken up in order.
+
+    .. R. L. Graham, Bounds on multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969, equation 3.
+    """
+    counts = [_touched(axis, b) for axis, b in zip(lattice.axes, block, strict=True)]
+    computed, largest = prod(c for c, _ in counts), prod(n for _, n in counts)
+    return (computed + (kernels - 1) * largest) / kernels
+
+
+@lru_cache(maxsize=1024)
+def _touched(axis: AxisLattice, block: int) -> tuple[int, int]:
+    """Patches of an axis that its blocks compute, and that one block computes at most."""
+    touched = [len(axis.touching(low, min(low + block, axis.output))) for low in range(0, axis.output, block)]
+    return sum(touched), max(touched)
