@@ -173,6 +173,14 @@ def test_a_plan_that_does_not_fit_can_be_looked_at_and_not_run(tmp_path: Path) -
         lazy.compute(scheduler="synchronous")
 
 
+def test_a_script_takes_what_its_module_takes() -> None:
+    net = nn.Sequential(nn.Conv3d(1, 16, 3), nn.ReLU(), nn.Conv3d(16, 16, 3)).eval()
+    script = torch.jit.trace(net, torch.zeros(1, 1, 32, 32, 32))
+    found = forward_pass(script, 1, (32, 32, 32), "float32")
+    assert found == forward_pass(net, 1, (32, 32, 32), "float32")
+    assert found.peak > found.tensors, "convolutions take copies in the layout of their kernels"
+
+
 def test_more_slots_take_more(tmp_path: Path) -> None:
     needs = [sum(size for _, size in ci.plan(V, NET, slots=n, patch=24, block=24).memory()) for n in (1, 2, 3, 6)]
     assert needs == sorted(needs)
@@ -184,7 +192,7 @@ def test_more_slots_take_more(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_projected_peak_is_the_measured_one() -> None:
     benchmark = Path(__file__).parents[2] / "benchmarks" / "memory.py"
-    command = [sys.executable, str(benchmark), "--json", "--only", "0", "4", "8", "14"]
+    command = [sys.executable, str(benchmark), "--json", "--only", "0", "4", "8", "14", "16", "19"]
     inside = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     for line in inside.stdout.splitlines():
         found = json.loads(line)

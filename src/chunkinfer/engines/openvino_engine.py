@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from dataclasses import dataclass
 from importlib import import_module
@@ -112,16 +113,23 @@ def _from_torch(engine: str, model: Model, setup: Setup) -> Any:
     from chunkinfer.engines import exporting
 
     def script() -> Any:
-        return _read_script(model.module_on("cpu"))
+        return _read_script(_never_run(model.module_on("cpu")))
 
     def program() -> Any:
         return _read_program(exporting.exported(model, setup, reduced=False))
 
     def trace() -> Any:
-        return _read_script(exporting.traced(model, setup, reduced=False))
+        return _read_script(_never_run(exporting.traced(model, setup, reduced=False)))
 
     with exporting.quiet():
         return exporting.first_that_works(engine, model, [script if model.kind == "torchscript" else program, trace])
+
+
+def _never_run(script: Any) -> Any:
+    """A copy of a TorchScript module: OpenVINO cannot read one that has run."""
+    import torch
+
+    return torch.jit.load(io.BytesIO(script.save_to_buffer()))  # type: ignore[no-untyped-call]
 
 
 def _read_program(program: Any) -> Any:

@@ -132,7 +132,10 @@ def _follow(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device:
     from torch.utils.flop_counter import FlopCounterMode
 
     weights = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
-    convolution = torch.ops.aten.convolution.default
+    convolutions = (
+        torch.ops.aten.convolution.default,
+        torch.ops.aten._convolution.default,
+    )  # the latter in TorchScript
 
     class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         now = tensors = peak = small = pooled = 0
@@ -162,7 +165,7 @@ def _follow(module: torch.nn.Module, shape: tuple[int, ...], dtype: str, device:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            if func is convolution:
+            if func in convolutions:
                 during, after = _workspace(args, result)
                 self.peak = max(self.peak, self.now + during, self.now + after + result.nbytes)
                 if during < MAPPED:
@@ -184,7 +187,7 @@ def _workspace(args: Sequence[Any], result: torch.Tensor) -> tuple[int, int]:
     torch's own kernels unfold the input into columns; oneDNN's read and write blocked copies, whose channels are padded
     to whole vector registers (inputs of fewer channels are read as they are). The second number leaves out the result.
     """
-    x, weight, _, stride, padding, dilation, transposed, output_padding, groups = args
+    x, weight, _, stride, padding, dilation, transposed, output_padding, groups = args[:9]
     backend = _backend(
         tuple(x.shape), tuple(weight.shape), x.dtype, tuple(stride), tuple(padding), tuple(dilation), bool(transposed),
         tuple(output_padding), int(groups),

@@ -180,10 +180,12 @@ def load_file(path: str, kind: str, device: str) -> torch.nn.Module:
     import torch
 
     try:
-        if kind == "torchscript":
-            script: torch.nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
-            return script.eval()
-        return torch.export.load(path).module().to(device)
+        # Weights that are made in a caller's inference mode can never again be exported.
+        with torch.inference_mode(False):
+            if kind == "torchscript":
+                script: torch.nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+                return script.eval()
+            return torch.export.load(path).module().to(device)
     except Exception as error:
         raise ModelError(
             f"{path} looks like a {kind} file, and torch cannot open it: {error}",

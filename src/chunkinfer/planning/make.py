@@ -33,7 +33,7 @@ from chunkinfer.planning.engine_choice import EngineChoice, choose_engine, name_
 from chunkinfer.planning.exactness import confirm, not_exact, refuse_training
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.planning.layout import Layout, choose_layout
-from chunkinfer.planning.memory import KEPT, LARGEST_ENGINE, LIBRARIES
+from chunkinfer.planning.memory import KEPT, LARGEST_ENGINE, LIBRARIES, activation_share
 from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.precision import PrecisionCheck, check_precision
 from chunkinfer.planning.search import Budget, choose_blended_patch, choose_block, exact_lattices, most_patches
@@ -228,7 +228,10 @@ class Planning:
 
     def _lattices(self, patch: Sequence[int | None], block: Sequence[int | None], budget: Budget) -> list[PatchLattice]:
         if self.overlap is None:
-            return _exact_lattices(self.model, self.trace, self.axes, self.shape, patch, block, self.halves, budget)
+            share = activation_share(self.asked_engine, self.precision) if self.place.device == "cpu" else 1.0
+            return _exact_lattices(
+                self.model, self.trace, self.axes, self.shape, patch, block, self.halves, budget, share
+            )
         return _blended_lattices(self.model, self.trace, self.axes, self.shape, patch, self.overlap)
 
     def _engine(self, lattice: PatchLattice) -> EngineChoice:
@@ -386,10 +389,11 @@ def _exact_lattices(
     block: Sequence[int | None],
     halves: Sequence[bool],
     budget: Budget,
+    share: float,
 ) -> list[PatchLattice]:
     """Lattices of clean zones, those that compute least first, with what the caller gave kept."""
     probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in trace.axes]
-    per_voxel = model_pass(model, trace, probe).tensors / prod(probe)
+    per_voxel = share * model_pass(model, trace, probe).tensors / prod(probe)
     return exact_lattices(trace.axes, shape, axes, per_voxel, patch, block, halves, budget)
 
 
