@@ -30,10 +30,17 @@ evidence: slow
 	$(BIN)/python benchmarks/nist.py | tee benchmarks/nist.md
 	$(BIN)/python benchmarks/znni.py | tee benchmarks/znni.md
 	$(BIN)/python benchmarks/overlap.py | tee benchmarks/overlap.md
+	$(BIN)/python benchmarks/exact.py | tee benchmarks/exact.md
 	$(BIN)/python benchmarks/pieces.py | tee benchmarks/pieces.md
 	$(BIN)/python benchmarks/overhead.py | tee benchmarks/overhead.md
 	$(BIN)/python benchmarks/start.py | tee benchmarks/start.md
 	$(BIN)/python benchmarks/augmentation.py | tee benchmarks/augmentation.md
+	$(BIN)/python benchmarks/scheduler.py | tee benchmarks/scheduler.md
+	$(BIN)/python benchmarks/scheduler.py --simulate 10000000 | tee -a benchmarks/scheduler.md
+	$(BIN)/python benchmarks/chaos.py | tee benchmarks/chaos.md
+	$(BIN)/python benchmarks/chaos.py --store s3 | tee -a benchmarks/chaos.md
+	$(BIN)/python benchmarks/torn.py | tee benchmarks/torn.md
+	$(BIN)/python benchmarks/hybrid.py | tee benchmarks/hybrid.md
 	$(BIN)/python benchmarks/gpu.py
 
 # Beside MONAI, nnU-Net, torch-em, a recipe in plain dask and chunkflow; PEERS says which Python has which of them.

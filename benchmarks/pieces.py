@@ -1,21 +1,28 @@
 """What the kernel's own work costs beside the network: gathering, blending, converting, and whole blocks without one.
 
-    python benchmarks/pieces.py     # prints a table in markdown; about a minute
+    python benchmarks/pieces.py                         # prints a table in markdown; about a minute
+    pytest benchmarks/pieces.py --benchmark-autosave    # pytest-benchmark's own table, kept ...
+    pytest benchmarks/pieces.py --benchmark-compare     # ... and compared with the last one, after a change
 
-One thread. A time is the best of many: others use the machine too. "Plain" is numpy or torch, operator by operator,
-with memory made beforehand; for whole blocks it is the canvas that GPUs use, on the CPU.
+One thread. The table shows the best of many runs: others use the machine too. "Plain" is numpy or torch, operator by
+operator, with memory made beforehand; for whole blocks it is the canvas that GPUs use, on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from chunkinfer.geometry import AxisContract, Box, PatchLattice, blended_axis, exact_axis
@@ -143,27 +150,34 @@ def null_block(exact: bool, dtype: np.dtype[Any], output: Output, stored: str, r
     )
 
 
-def best(run: Callable[[], object]) -> float:
-    """The least milliseconds of many runs."""
-    run()
-    least, rounds, until = float("inf"), 0, time.perf_counter() + SECONDS
-    while rounds < ROUNDS or time.perf_counter() < until:
-        start = time.perf_counter()
-        run()
-        least, rounds = min(least, 1000 * (time.perf_counter() - start)), rounds + 1
-    return least
+PIECES = [*patch_pieces(), *block_pieces()]
+
+
+@pytest.mark.parametrize("way", ["plain", "kernel"])
+@pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.name)
+def test_piece(benchmark: Any, piece: Piece, way: str) -> None:
+    """Times a piece, as long as pytest-benchmark's options say."""
+    torch.set_num_threads(1)
+    benchmark.group = piece.name
+    with torch.inference_mode():
+        benchmark(getattr(piece, way))
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pieces.json"
+        options = [f"--benchmark-json={file}", f"--benchmark-max-time={SECONDS}", f"--benchmark-min-rounds={ROUNDS}"]
+        code = subprocess.run([sys.executable, "-m", "pytest", "-q", __file__, *options], stdout=subprocess.DEVNULL)
+        code.check_returncode()
+        found = json.loads(file.read_text())["benchmarks"]
+    timed = {(b["group"], b["params"]["way"]): 1000 * b["stats"]["min"] for b in found}
     size = " x ".join(map(str, PATCH))
     print(f"Patch {size}, block {' x '.join(map(str, BLOCK))}, {CHANNELS} channels, uint8 in.\n")
     print("| piece | plain, ms | kernel, ms | times as fast |\n|---|---|---|---|")
-    with torch.inference_mode():
-        for piece in (*patch_pieces(), *block_pieces()):
-            plain, kernel = best(piece.plain), best(piece.kernel)
-            print(f"| {piece.name} | {plain:.2f} | {kernel:.2f} | {plain / kernel:.1f} |", flush=True)
+    for piece in PIECES:
+        plain, kernel = timed[piece.name, "plain"], timed[piece.name, "kernel"]
+        print(f"| {piece.name} | {plain:.2f} | {kernel:.2f} | {plain / kernel:.1f} |")
 
 
 if __name__ == "__main__":

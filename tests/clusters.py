@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +26,33 @@ class Cluster:
     ----------
     folder
         For the scheduler's file, logs and what workers spill.
+    config
+        Of dask, for all processes: environment variables.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, config: Mapping[str, str] | None = None) -> None:
+        self.folder, self.config = folder, dict(config or {})
         self.file = folder / "scheduler.json"
         self.processes: list[subprocess.Popen[bytes]] = []
         # The scheduler does not see the folder with the tests' networks: it must not need them.
-        self._start("scheduler", "--port", "0", "--scheduler-file", self.file)
+        self.scheduler = self._start("scheduler", "--port", "0", "--scheduler-file", self.file)
         self.address = self._address()
 
-    def worker(self, threads: int = 2, resources: str = "") -> subprocess.Popen[bytes]:
-        """Start a worker process without a nanny, so that killing it is the end of it."""
+    def worker(
+        self, threads: int = 2, resources: str = "", nanny: bool = False, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker process; without a nanny, killing it is the end of it."""
         named = ("--resources", resources) if resources else ()
         return self._start(
-            "worker", self.address, "--no-nanny", "--nthreads", threads, "--memory-limit", "0",
-            "--local-directory", self.folder, *named, PYTHONPATH=str(TESTS),
+            "worker", self.address, "--nanny" if nanny else "--no-nanny", "--nthreads", threads, "--memory-limit", "0",
+            "--local-directory", self.folder, *named, PYTHONPATH=str(TESTS), **(environment or {}),
         )  # fmt: skip
+
+    def restart_scheduler(self) -> None:
+        """Kill the scheduler and start another one at its address."""
+        self.scheduler.kill()
+        self.scheduler.wait(PATIENCE)
+        self.scheduler = self._start("scheduler", "--port", self.address.rpartition(":")[2])
 
     def client(self, workers: int) -> Client:
         """A client, the default one until it is closed, after so many workers have come."""
@@ -60,7 +71,7 @@ class Cluster:
         with open(self.folder / f"{len(self.processes)}-{command}.log", "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dask", command, *map(str, arguments), *ports],
-                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **self.config, **environment},
                 cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)

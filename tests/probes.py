@@ -112,6 +112,32 @@ class Sensitive(nn.Module):
         return self.conv(x)
 
 
+class Deadly(nn.Module):
+    """A convolution that ends the process of its worker on patches that hold a certain value, after normalisation."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value, self.client = value, os.getpid()
+        self.conv = convolution()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "meta" and os.getpid() != self.client and bool((x == self.value).any()):
+            os._exit(9)
+        return self.conv(x)
+
+
+def break_the_driver() -> None:
+    """In the worker whose environment says so, every kernel finds that its device is missing."""
+    if os.environ.get("BROKEN_DRIVER"):
+        from chunkinfer.blockwise import haloed
+        from chunkinfer.errors import DeviceError
+
+        def missing(name: str) -> None:
+            raise DeviceError("The run asks for a device, and this process sees none.")
+
+        haloed.require_device = missing
+
+
 @contextmanager
 def failing(folder: Path, *files: str) -> Iterator[Path]:
     """A folder for a `Sensitive` network with these files in it; emptied at the end."""

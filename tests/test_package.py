@@ -26,8 +26,11 @@ def fresh(code: str) -> str:
 
 
 def test_public_names() -> None:
-    nouns = ["AuditReport", "Plan", "Prices", "ReceptiveField", "RunReport", "TilingErrors", "__version__"]
-    verbs = ["audit", "augment", "errors", "infer", "open_volume", "plan", "receptive_field", "save", "tiling_error"]
+    nouns = ["AuditReport", "Plan", "Prices", "ReceptiveField", "RunReport", "Status", "TilingErrors", "VerifyReport"]
+    verbs = [
+        "__version__", "audit", "augment", "clusters", "deliver", "errors", "infer", "open_volume", "plan",
+        "receptive_field", "save", "status", "tiling_error", "verify",
+    ]  # fmt: skip
     assert ci.__all__ == nouns + verbs
     assert all(hasattr(ci, name) for name in ci.__all__)
     with pytest.raises(AttributeError, match="open_volume"):
@@ -82,7 +85,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_readme_runs(at_home: Path) -> None:
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     names: dict[str, object] = {"model": "unet.pt2"}
     for block in blocks:
         if (
@@ -104,7 +107,7 @@ def test_readme_commands_run(at_home: Path) -> None:
 
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^    chunkinfer (.*)$", text, re.MULTILINE)
-    assert len(commands) == 7
+    assert len(commands) == 9
     for command in commands:
         command = command.partition("#")[0]
         words = command.replace("bf16", "bf16 --precision-tolerance 1")  # of a network that was not trained

@@ -13,14 +13,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chunkinfer import clusters as clusters
     from chunkinfer import errors as errors
     from chunkinfer.checking.audit import audit as audit
     from chunkinfer.checking.audit_report import AuditReport as AuditReport
+    from chunkinfer.checking.status import Status as Status
+    from chunkinfer.checking.status import status as status
     from chunkinfer.checking.tiling_error import TilingErrors as TilingErrors
     from chunkinfer.checking.tiling_error import tiling_error as tiling_error
+    from chunkinfer.checking.verify import VerifyReport as VerifyReport
+    from chunkinfer.checking.verify import verify as verify
     from chunkinfer.inference import infer as infer
     from chunkinfer.inference import plan as plan
     from chunkinfer.models import ReceptiveField as ReceptiveField
+    from chunkinfer.models import deliver as deliver
     from chunkinfer.models import receptive_field as receptive_field
     from chunkinfer.models.augmentation import augment as augment
     from chunkinfer.planning import Plan as Plan
@@ -37,16 +43,22 @@ _HOMES = {
     "Prices": "chunkinfer.planning",
     "ReceptiveField": "chunkinfer.models",
     "RunReport": "chunkinfer.reports",
+    "Status": "chunkinfer.checking.status",
     "TilingErrors": "chunkinfer.checking.tiling_error",
+    "VerifyReport": "chunkinfer.checking.verify",
     "audit": "chunkinfer.checking.audit",
     "augment": "chunkinfer.models.augmentation",
+    "clusters": "chunkinfer.clusters",
+    "deliver": "chunkinfer.models",
     "errors": "chunkinfer.errors",
     "infer": "chunkinfer.inference",
     "open_volume": "chunkinfer.volume",
     "plan": "chunkinfer.inference",
     "receptive_field": "chunkinfer.models",
     "save": "chunkinfer.saving",
+    "status": "chunkinfer.checking.status",
     "tiling_error": "chunkinfer.checking.tiling_error",
+    "verify": "chunkinfer.checking.verify",
 }
 
 __all__ = [
@@ -55,17 +67,23 @@ __all__ = [
     "Prices",
     "ReceptiveField",
     "RunReport",
+    "Status",
     "TilingErrors",
+    "VerifyReport",
     "__version__",
     "audit",
     "augment",
+    "clusters",
+    "deliver",
     "errors",
     "infer",
     "open_volume",
     "plan",
     "receptive_field",
     "save",
+    "status",
     "tiling_error",
+    "verify",
 ]
 
 
@@ -73,7 +91,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'chunkinfer' has no attribute {name!r}; it has {', '.join(__all__)}")
     module = import_module(_HOMES[name])
-    value = module if name == "errors" else getattr(module, name)
+    value = module if name in ("clusters", "errors") else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from chunkinfer.errors import ChunkinferError
+from chunkinfer.errors import ChunkinferError, RunPaused
 
 
 class _Voxels(click.ParamType[Any]):
@@ -85,6 +87,7 @@ INFERENCE = _options(
     click.option("--precision", help="fp32, bf16 or fp16."),
     click.option("--precision-tolerance", type=float, help="Share of decisions that reduced precision may flip; 0.01."),
     click.option("--engine", help="torch, openvino, onnxruntime, torchscript, compile, export, or auto: the fastest."),
+    click.option("--cpu-engine", help="Lets workers without a GPU take part, with this engine."),
     click.option("--device", help="cpu or cuda."),
     click.option("--threads", type=int, help="Intra-op threads of a kernel on a CPU."),
     click.option("--memory", help='Of a worker process, such as "16 GiB": patch and block are chosen to fit.'),
@@ -100,6 +103,12 @@ INFERENCE = _options(
     ),
     click.option("--fill", type=float, help="Stored where nothing is computed; 0."),
     click.option("--calibrate", is_flag=True, help="Measure, for a minute at most, which patch and batch is fastest."),
+)
+
+
+SCHEDULER = _options(
+    click.option("--scheduler", help="Address of a dask scheduler; without it, an in-process cluster."),
+    click.option("--tls", help="Join it with the certificates of this name: slurm, local, or a Kubernetes cluster's."),
 )
 
 
@@ -119,23 +128,25 @@ def main() -> None:
 @click.option("--shards", type=_Voxels(), help="Of the output, c,z,y,x.")
 @click.option("--encoding", help="Of precomputed: raw, jpeg or compressed_segmentation.")
 @click.option("--overwrite", is_flag=True, help="Delete what is stored at DST and start anew.")
-@click.option("--scheduler", help="Address of a dask scheduler; an in-process cluster without it.")
-def infer(src: str, dst: str, scheduler: str | None, **given: Any) -> None:
+@SCHEDULER
+@click.option("--log", type=click.Path(dir_okay=False), help="Append a line of JSON to this file for whatever happens.")
+@click.option("--metrics", type=int, help="Serve numbers for Prometheus at this port of the loopback interface.")
+def infer(src: str, dst: str, log: str | None, metrics: int | None, **given: Any) -> None:
     """Run a network over the volume at SRC and store the result at DST.
 
-    Run again after a crash, the same command computes only what is missing.
+    Run again after a crash, the same command computes only what is missing. Ctrl-C pauses (code 130); a second one
+    stops at once.
     """
     import chunkinfer as ci
+    from chunkinfer.watching import JsonLines, Metrics
 
+    events: list[Any] = [] if log is None else [JsonLines(log)]
+    if metrics is not None:
+        events.append(Metrics(metrics))
     settings = {k: given.pop(k) for k in ("format", "chunks", "shards", "encoding", "overwrite")}
-    result = ci.infer(_open(src, given), **_inference(given))
-    if scheduler is None:
-        click.echo(ci.save(result, dst, **settings))
-        return
-    from distributed import Client
-
-    with Client(scheduler) as client:
-        click.echo(ci.save(result, dst, client=client, **settings))
+    with _client(given) as client:
+        result = ci.infer(_open(src, given), **_inference(given))
+        click.echo(ci.save(result, dst, client=client, events=events, **settings))
 
 
 @main.command()
@@ -194,6 +205,50 @@ def audit(output: str, volume: str, **given: Any) -> None:
 
 @main.command()
 @click.argument("url")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the grid of blocks into this PNG file.")
+@click.option("--json", "as_json", is_flag=True, help="Print numbers for programs.")
+def status(url: str, plot: str | None, as_json: bool) -> None:
+    """Show how far the run that writes URL is: blocks done, failed and missing, since when, how fast, and who writes.
+
+    Only the ledger is read. Ends with code 0 if every block is done, with 3 if not.
+    """
+    import chunkinfer as ci
+
+    found = ci.status(url)
+    click.echo(json.dumps(found.as_dict(), indent=1) if as_json else found)
+    if plot is not None:
+        found.plot(plot)
+    if not found.complete:
+        sys.exit(3)
+
+
+@main.command()
+@click.argument("url")
+@click.option("--sample", type=float, help="Read so many blocks, or such a share of them if below 1, at random.")
+@click.option("--repair", is_flag=True, help="Compute torn blocks again, and whatever is missing.")
+@click.option("--volume", help="For a repair: URL of the input; by default what the ledger names.")
+@SOURCE
+@click.option("--model", help="For a repair: the network's file; it is code that you trust.")
+@click.option("--trust", is_flag=True, help="For a repair: open the model file that the ledger names.")
+@SCHEDULER
+def verify(url: str, volume: str | None, **given: Any) -> None:
+    """Read the finished blocks at URL back and compare them with the checksums recorded when they were written.
+
+    Ends with code 0 if all are right, with 2 if torn ones were found and not repaired.
+    """
+    import chunkinfer as ci
+
+    opened = _open(volume, given) if volume is not None else None
+    asked = {"volume": opened, **{name: given[name] for name in ("sample", "repair", "model", "trust")}}
+    with _client(given) as client:
+        report = ci.verify(url, client=client, **asked)
+    click.echo(report)
+    if not report.ok:
+        sys.exit(2)
+
+
+@main.command()
+@click.argument("url")
 @SOURCE
 def info(url: str, **given: Any) -> None:
     """Show what an array at URL is."""
@@ -221,6 +276,21 @@ def _open(url: str, given: dict[str, Any]) -> Any:
     return ci.open_volume(url, **{k: given[k] for k in names})
 
 
+@contextmanager
+def _client(given: dict[str, Any]) -> Iterator[Any]:
+    """The client of ``--scheduler``; None without it. Takes its options out of ``given``."""
+    address, tls = given.pop("scheduler"), given.pop("tls")
+    if address is None:
+        yield None
+        return
+    from distributed import Client
+
+    import chunkinfer as ci
+
+    with Client(address, security=ci.clusters.tls(tls) if tls else None) as client:
+        yield client
+
+
 def _inference(given: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in given.items() if k not in ("level", "array", "voxel_size", "offset", "missing")}
 
@@ -244,7 +314,7 @@ def run() -> None:
         main()
     except ChunkinferError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(1)
+        sys.exit(130 if isinstance(error, RunPaused) else 1)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@
     │   └── NotExact                                it cannot be tiled exactly
     ├── PlanError              (ValueError)         patch, overlap, block, chunks or memory do not work out
     ├── DestinationError       (OSError)            where the output should go cannot take it
-    │   └── SettingsDiffer                          it holds the output of another run
+    │   ├── SettingsDiffer                          it holds the output of another run
+    │   └── OutputInUse                             another run writes it at this moment
     ├── EngineError            (RuntimeError)       an engine cannot run the network, or not as it should
     │   └── PrecisionError                          reduced precision changes more than it may
     ├── DeviceError            (RuntimeError)       no such device here, or a kernel on the wrong worker
     ├── OutputError            (RuntimeError)       the network returned NaN, a wrong shape or a wrong range
     ├── RunError               (RuntimeError)       blocks failed; everything else is stored
+    │   └── RunPaused                               Ctrl-C or SIGTERM; what was begun is stored
     └── MissingExtra           (ImportError)        an optional dependency is absent
 """
 
@@ -108,6 +110,9 @@ class PrecisionError(EngineError):
 class DeviceError(ChunkinferError, RuntimeError):
     """There is no such device here, or a kernel ran on the wrong worker."""
 
+    worker: str = ""
+    """Address of the dask worker that lacks the device, so that the block can be moved."""
+
 
 class OutputError(ChunkinferError, RuntimeError):
     """The network returned NaN, a wrong shape, or values outside the declared range."""
@@ -115,6 +120,14 @@ class OutputError(ChunkinferError, RuntimeError):
 
 class RunError(ChunkinferError, RuntimeError):
     """Some blocks failed; everything else is stored, and the same call resumes."""
+
+
+class RunPaused(RunError):
+    """The run was paused; what was begun is stored, and the same call goes on."""
+
+
+class OutputInUse(DestinationError):
+    """Another run writes this output."""
 
 
 class MissingExtra(ChunkinferError, ImportError):

@@ -16,9 +16,9 @@ from chunkinfer.blockwise import (
     Network,
     Payload,
     Reader,
+    Workers,
     active_client,
     check_reads,
-    gpu_annotation,
     infer_exchanging,
     infer_reading,
     must_exchange,
@@ -64,6 +64,7 @@ class Settings(TypedDict, total=False):
     precision: str | None
     precision_tolerance: float | None
     engine: str | None
+    cpu_engine: str | None
     device: str | None
     threads: int | None
     memory: int | str | None
@@ -99,6 +100,7 @@ def infer(
     precision: str | None = None,
     precision_tolerance: float | None = None,
     engine: str | None = None,
+    cpu_engine: str | None = None,
     device: str | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
@@ -126,8 +128,9 @@ def infer(
     volume
         A DataArray, dask, zarr or numpy array, or a URL, with axes (z, y, x), (c, z, y, x), (y, x) or (c, y, x).
     model
-        A `torch.nn.Module` in eval mode; the path of a TorchScript, torch.export (.pt2), ONNX (.onnx) or OpenVINO
-        (.xml) file; or any function of numpy arrays. It takes (n, c, *space) and returns (n, c, *space).
+        A `torch.nn.Module` in eval mode; the path or URL of a TorchScript, torch.export (.pt2), ONNX (.onnx) or
+        OpenVINO (.xml) file; what `deliver` gives; or any function of numpy arrays. It takes (n, c, *space) and returns
+        (n, c, *space).
     patch
         Input voxels that the network sees at a time: a number, a tuple (z, y, x), or a dict by axis. The plan chooses
         what is left open.
@@ -157,6 +160,9 @@ def infer(
     engine
         What runs the network: "torch" (default, the reference), "openvino", "onnxruntime", "torchscript", "compile",
         "export", or "auto" for the fastest of those that are installed, by measurement, in the precision asked for.
+    cpu_engine
+        Lets workers that declare no GPU take part in a run on those that do: what they run the network with, in fp32.
+        Blocks of two engines differ by rounding; report and ledger say which engine computed which.
     device
         "cpu" or "cuda"; by default CUDA where this machine has it.
     threads
@@ -207,9 +213,10 @@ def infer(
     """
     wishes = Wishes(
         patch=patch, overlap=overlap, halo=halo, block=block, window=window, batch=batch, dtype=dtype,
-        precision=precision, precision_tolerance=precision_tolerance, engine=engine, threads=threads, device=device,
-        normalize=normalize, memory=memory, slots=slots, max_block_minutes=max_block_minutes, calibrate=calibrate,
-        activation=activation, channels=channels, argmax=argmax, threshold=threshold, mask=mask, empty=empty, fill=fill,
+        precision=precision, precision_tolerance=precision_tolerance, engine=engine, cpu_engine=cpu_engine,
+        threads=threads, device=device, normalize=normalize, memory=memory, slots=slots,
+        max_block_minutes=max_block_minutes, calibrate=calibrate, activation=activation, channels=channels,
+        argmax=argmax, threshold=threshold, mask=mask, empty=empty, fill=fill,
     )  # fmt: skip
     return _Inference.prepare(volume, model, wishes, exchange).result()
 
@@ -316,6 +323,7 @@ class _Inference:
         about = {
             "source": describe_source(volume),
             "model": {"name": plan.model, "digest": plan.digest},
+            "model_file": self.model.path or getattr(self.model.origin, "url", None),
             "settings": settings,
             "zone": [a.zone for a in plan.lattice.axes] if plan.lattice.exact else None,
             "asked": list(plan.asked),
@@ -328,7 +336,7 @@ class _Inference:
         }
         network = Payload(
             f"network-{token}",
-            Network(self.model, plan.engine, plan.precision, self.job, grid, self.mask, plan.misfit()),
+            Network(self.model, plan.engine, plan.precision, self.job, grid, self.mask, plan.misfit(), plan.cpu_engine),
             about,
             rebuild=lambda s: self.settled(s).lazy(),
         )
@@ -408,7 +416,7 @@ def _check_device(plan: Plan) -> None:
     if plan.device != "cuda" or torch.cuda.is_available():
         return
     client = active_client()
-    if client is not None and gpu_annotation(client):
+    if client is not None and Workers(client).annotation:
         return
     raise DeviceError(
         'device="cuda", and there is no CUDA device here and no dask worker that declares GPU.',

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from chunkinfer.events import BLOCK_DONE, BLOCK_FAILED, BLOCK_SLOW, RETRY, WORKER_CAME, WORKER_LOST, Event
+
 
 @dataclass
 class RunReport:
@@ -24,6 +26,14 @@ class RunReport:
     """Blocks that this run stored."""
     retried: int = 0
     """Times that a block was tried again."""
+    slow: int = 0
+    """Blocks that took ten times as long as usual, and ten seconds at least."""
+    workers_lost: int = 0
+    """Workers that left while the run went on: preempted, killed, or at their lifetime's end."""
+    paused: bool = False
+    """Whether it was paused before its end."""
+    engines: dict[str, int] = field(default_factory=dict)
+    """Blocks that each engine computed."""
     failed: list[str] = field(default_factory=list)
     """Boxes, in voxels of the output, that failed after all retries."""
     voxels: int = 0
@@ -48,15 +58,27 @@ class RunReport:
         """Of this run, stored."""
         return self.voxels / self.seconds if self.seconds else 0.0
 
-    def add(self, record: dict[str, float], voxels: int) -> None:
-        """Count a stored block."""
-        self.computed += 1
-        self.voxels += voxels
-        for name, value in record.items():
-            if name in ("bytes", "patches", "patches_skipped"):
-                setattr(self, name, getattr(self, name) + int(value))
-            else:
-                self.stages[name] = self.stages.get(name, 0.0) + value
+    def told(self, event: Event) -> None:
+        """Count what happened; a subscriber of the run's events."""
+        facts = event.facts
+        if event.kind == BLOCK_DONE:
+            self.computed += 1
+            for name in ("voxels", "bytes"):
+                setattr(self, name, getattr(self, name) + facts[name])
+            for name, number in facts["counts"].items():
+                setattr(self, name, getattr(self, name) + number)
+            for name, seconds in facts["seconds"].items():
+                self.stages[name] = self.stages.get(name, 0.0) + seconds
+            if engine := facts["engine"]:
+                self.engines[engine] = self.engines.get(engine, 0) + 1
+        elif event.kind == BLOCK_FAILED:
+            self.failed.append(facts["box"])
+        elif event.kind == BLOCK_SLOW:
+            self.slow += 1
+        elif event.kind == RETRY:
+            self.retried += 1
+        elif event.kind == WORKER_LOST:
+            self.workers_lost += 1
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, for ``run.json``."""
@@ -75,11 +97,18 @@ class RunReport:
             ("result", self._network().get("verdict", "")),
             *([("precision", check)] if (check := self._network().get("precision_check")) else []),
             ("blocks", f"{self.computed} computed, {self.skipped} stored before, {len(self.failed)} failed, "
-                       f"{self.retried} retries"),
+                       f"{self.retried} retries{self._trouble()}"),
+            *([("engines", ", ".join(f"{name} {n}" for name, n in self.engines.items()))]
+              if len(self.engines) > 1 else []),
             *([("skipped", f"{self.patches_skipped:,} of {self.patches:,} patches")] if self.patches_skipped else []),
             ("time", f"{self.seconds:.1f} s, {self.voxels_per_second / 1e6:.2f} Mvoxel/s stored (channels counted)"),
             ("tasks", stages),
         ]  # fmt: skip
+
+    def _trouble(self) -> str:
+        lost = f", {self.workers_lost} workers lost" if self.workers_lost else ""
+        slow = f", {self.slow} slow" if self.slow else ""
+        return f"{lost}{slow}{', paused' if self.paused else ''}"
 
     def __str__(self) -> str:
         return "\n".join(f"{name + ':':<9}{value}" for name, value in self._rows() if value)
@@ -102,23 +131,29 @@ class Progress:
             show = "ipykernel" in sys.modules or sys.stderr.isatty()
         self._bar: Any = None
         self._blocks, self._done, self._failed = blocks, 0, 0
+        self._workers, self._waiting = 0, False
         if show and blocks:
             from tqdm.auto import tqdm
 
             self._bar = tqdm(total=voxels, unit="voxel", unit_scale=True, dynamic_ncols=True)
             self._describe()
 
-    def advance(self, voxels: int) -> None:
-        """A block is stored."""
-        self._done += 1
-        if self._bar is not None:
+    def told(self, event: Event) -> None:
+        """Show what happened; a subscriber of the run's events."""
+        self._failed += event.kind == BLOCK_FAILED
+        self._workers += (event.kind == WORKER_CAME) - (event.kind == WORKER_LOST)
+        self._waiting = self._workers == 0
+        if event.kind == BLOCK_DONE:
+            self.advance(event.facts["voxels"])
+        else:
             self._describe()
-            self._bar.update(voxels)
 
-    def failed(self) -> None:
-        """A block failed for good."""
-        self._failed += 1
+    def advance(self, voxels: int) -> None:
+        """A block is done."""
+        self._done += 1
         self._describe()
+        if self._bar is not None:
+            self._bar.update(voxels)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -127,7 +162,8 @@ class Progress:
     def _describe(self) -> None:
         if self._bar is not None:
             failed = f", {self._failed} failed" if self._failed else ""
-            self._bar.set_description(f"{self._done}/{self._blocks} blocks{failed}", refresh=False)
+            waiting = ", waiting for workers" if self._waiting else ""
+            self._bar.set_description(f"{self._done}/{self._blocks} blocks{failed}{waiting}", refresh=self._waiting)
 
 
 def versions() -> dict[str, str]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
 import dask.array as da
+import numpy as np
 from dask.base import tokenize
+from numpy.typing import NDArray
 
 from chunkinfer.blockwise import (
+    Entry,
+    Interrupts,
+    Lease,
     Ledger,
     Payload,
     Reader,
@@ -26,7 +31,8 @@ from chunkinfer.blockwise import (
     places_read,
     store_blocks,
 )
-from chunkinfer.errors import DestinationError, PlanError, RunError, SettingsDiffer, SourceNotFound
+from chunkinfer.errors import DestinationError, PlanError, RunError, RunPaused, SettingsDiffer, SourceNotFound
+from chunkinfer.events import BLOCK_DONE, BLOCK_FAILED, RUN_ENDED, RUN_STARTED, Events, Subscriber
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.kernel import cores
 from chunkinfer.planning import WORTH_A_TASK, choose_layout, copy_block, every_axis
@@ -39,8 +45,9 @@ from chunkinfer.storage import (
     holds,
     locate,
     open_destination,
+    refuse_file,
 )
-from chunkinfer.volume import Volume, as_volume
+from chunkinfer.volume import Volume, as_volume, describe_source
 
 LEDGER_SECONDS = 0.5
 """Finished blocks are recorded this often; a crash loses no more than what was not."""
@@ -58,6 +65,7 @@ def save(
     overwrite: bool = False,
     client: Any = None,
     progress: bool | None = None,
+    events: Sequence[Subscriber] = (),
 ) -> RunReport:
     """Compute a lazy array and store it, block by block.
 
@@ -87,6 +95,9 @@ def save(
         The `distributed.Client` to run on.
     progress
         Show a progress bar; by default in terminals and notebooks.
+    events
+        Called with every `chunkinfer.events.Event` of the run: ``[JsonLines("run.jsonl"), Metrics(port=9100)]`` of
+        `chunkinfer.watching`, or any function. They are called one after the other and should be quick.
 
     Returns
     -------
@@ -99,15 +110,21 @@ def save(
         The destination holds the output of a run with other settings; shows both.
     DestinationError
         It cannot be written, or holds something else.
+    OutputInUse
+        Another run writes it at this moment.
     PlanError
         Blocks are not whole chunks or shards, or every block would read most of the volume.
     RunError
         Blocks failed after retries. All others are stored, and the same call resumes.
+    RunPaused
+        Ctrl-C or SIGTERM: what had begun is stored, and the same call goes on. A second Ctrl-C stops at once.
     """
     asked = {"format": format, "chunks": chunks, "shards": shards, "encoding": encoding, "compression": compression}
     run = _Run(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None})
     run.settle(overwrite)
-    return run.run(client, progress)
+    with Lease(run.files) as lease:
+        run.open(overwrite)
+        return run.run(client, progress, events, lease)
 
 
 def _as_volume(array: Any) -> Volume:
@@ -129,7 +146,9 @@ class _Run:
             k: every_axis(k, v, volume.dims) if k in sizes and v is not False else v for k, v in asked.items()
         }
         self.format = guess_format(url, asked.get("format"))
-        self.ledger = Ledger(Files(_plain(url)))
+        refuse_file(locate(url))
+        self.files = Files(_plain(url))
+        self.ledger = Ledger(self.files)
         if any(holds(locate(url), place) for place in places_read(volume.array)):
             raise DestinationError(
                 f"{_plain(url)} is what this run reads.",
@@ -149,24 +168,31 @@ class _Run:
     # ---- before anything is computed ----------------------------------------------------------------------------
 
     def settle(self, overwrite: bool) -> None:
-        """Find out whether this run starts anew or goes on, and open the destination."""
-        header = None if overwrite else self.ledger.header()
+        """Find out whether this run starts anew or goes on, and refuse what cannot work; writes nothing."""
+        self.stored = header = None if overwrite else self.ledger.header()
         if header is not None:
             self._adopt(header)
         for misfit in filter(None, (p.open().misfit for p in self.networks)):
             raise misfit
         self.block = self._block()
         check_reads(None if self.fused else origin_of(self.array), self._grid().sample())
-        layout = self._layout()
-        self.header = self._header(layout)
+        self.layout = self._layout()
+        self.header = self._header(self.layout)
         if header is not None:
             self._compare(header, self.header)
+
+    def open(self, overwrite: bool) -> None:
+        """Open the destination, or make it; nobody else writes it at this time."""
+        if not overwrite and self.ledger.header() != self.stored:
+            self.settle(overwrite)  # another run began, or even ended, before this one got the lease
+        if self.stored is not None:
             try:
                 self.destination = open_destination(f"{self.format}://{_plain(self.url)}")
                 return
             except SourceNotFound:
-                pass  # the ledger is there and the array is not: deleted, or a crash between the two
-        self.destination = self._create(layout, overwrite)
+                # The array was deleted: what the ledger lists is forgotten before another one looks finished.
+                self.ledger.begin(self.header)
+        self.destination = self._create(self.layout, overwrite)
         self.ledger.begin(self.header)
 
     def _adopt(self, header: Mapping[str, Any]) -> None:
@@ -230,12 +256,14 @@ class _Run:
         return {
             "computation": self.array.name,
             "networks": [p.about for p in self.networks],
+            "copied": None if self.networks else _as_json(describe_source(self.volume)),
             "destination": {
                 "format": self.format,
                 "shape": list(self.array.shape),
                 "dtype": str(self.array.dtype),
                 "dims": list(self.volume.dims),
                 "block": list(self.block),
+                "counts": list(self._grid().counts),
                 "voxel_size": frame.voxel_size,
                 "unit": frame.unit,
                 "offset": frame.origin,
@@ -288,56 +316,101 @@ class _Run:
 
     # ---- running ------------------------------------------------------------------------------------------------
 
-    def run(self, client: Any, progress: bool | None) -> RunReport:
+    def run(self, client: Any, progress: bool | None, subscribers: Sequence[Subscriber], lease: Lease) -> RunReport:
         """Compute and store the missing blocks."""
         grid = self._grid()
-        done = self.ledger.done()
-        todo = grid.z_order(i for i in range(len(grid)) if i not in done)
+        finished = self.ledger.done(len(grid))
+        todo = len(grid) - finished.count
         report = RunReport(
             url=_plain(self.url),
             blocks=len(grid),
-            skipped=len(grid) - len(todo),
+            skipped=finished.count,
             header=self.header,
             plan=self.networks[0].about["plan"] if self.networks else "",
         )
-        start, failures = time.perf_counter(), {}
-        slots = max((p.about["slots"] for p in self.networks), default=cores() + 1)
-        bar = Progress(sum(_voxels(grid, i) for i in todo), len(todo), progress)
-        fresh: list[int] = []
-        recorded = time.perf_counter()
-        try:
-            if todo:
-                with client_for(client, slots) as active:
-                    windows = Windows(self._tasks(grid), grid, active, whole=self._shares_upstream())
-                    for outcome in windows.run(todo):
-                        report.retried += outcome.tries - 1
-                        if outcome.error is not None:
-                            failures[outcome.position] = outcome.error
-                            bar.failed()
-                            if not report.computed and len(failures) >= windows.hopeless:
-                                break
-                            continue
-                        fresh.append(outcome.position)
-                        report.add(outcome.record, _voxels(grid, outcome.position))
-                        bar.advance(_voxels(grid, outcome.position))
-                        if time.perf_counter() - recorded > LEDGER_SECONDS:
-                            self.ledger.add(fresh)
-                            fresh, recorded = [], time.perf_counter()
-        finally:
-            bar.close()
-            self.ledger.add(fresh)
-            report.seconds = time.perf_counter() - start
-            report.failed = [str(grid.box(grid.unravel(i))) for i in sorted(failures)]
-            self.ledger.report(report.as_dict())
+        missing = (i for i in grid.z_order() if not finished.flags[i])
+        voxels = prod(grid.shape) - _voxels_of(grid, finished.flags)
+        bar = Progress(voxels, todo, progress)
+        events = Events(report.told, bar.told, *subscribers)
+        start, failures = time.perf_counter(), dict[int, BaseException]()
+        with Interrupts() as interrupts:
+            try:
+                events.tell(RUN_STARTED, run=lease.run, url=report.url, blocks=len(grid), todo=todo, voxels=voxels)
+                if todo:
+                    self._run_blocks(grid, missing, client, events, interrupts, lease, failures)
+            finally:
+                bar.close()
+                report.seconds = time.perf_counter() - start
+                report.paused = interrupts.paused and report.computed + len(failures) < todo
+                report.failed.sort()
+                self.ledger.failed({i: _first_line(error) for i, error in failures.items()})
+                self.ledger.report(report.as_dict())
+                events.tell(
+                    RUN_ENDED, seconds=report.seconds, computed=report.computed, failed=len(failures),
+                    paused=report.paused,
+                )  # fmt: skip
         self.ledger.compact()
         if failures:
             raise _run_error(report, failures, grid)
+        if report.paused:
+            raise RunPaused(
+                f"Paused: {report.computed + report.skipped} of {report.blocks} blocks are stored in {report.url}.",
+                "Ctrl-C or SIGTERM asked for it, and every block that had begun was finished.",
+                ["make the same call again: it goes on where it ended, here or on another machine",
+                 f"see what is there: chunkinfer status {report.url}"],
+            )  # fmt: skip
         return report
+
+    def _run_blocks(
+        self,
+        grid: BlockGrid,
+        missing: Iterator[int],
+        client: Any,
+        events: Events,
+        interrupts: Interrupts,
+        lease: Lease,
+        failures: dict[int, BaseException],
+    ) -> None:
+        """Run blocks to their end and record them; those that failed go to ``failures``."""
+        unrecorded: list[Entry] = []
+        recorded, computed = time.perf_counter(), 0
+
+        def record() -> None:
+            nonlocal recorded
+            lease.check()
+            self.ledger.add(unrecorded)
+            unrecorded.clear()
+            recorded = time.perf_counter()
+
+        anywhere = any(p.about["settings"].get("cpu_engine") for p in self.networks)
+        slots = max((p.about["slots"] for p in self.networks), default=cores() + 1)
+        with client_for(client, slots) as active:
+            windows = Windows(self._tasks(grid), grid, active, self._shares_upstream(), anywhere)
+            try:
+                for outcome in windows.run(missing, events, paused=lambda: interrupts.paused, flush=record):
+                    box, voxels = _box_text(grid, outcome.position), _voxels(grid, outcome.position)
+                    about = {"block": outcome.position, "box": box, "voxels": voxels, "tries": outcome.tries}
+                    if outcome.error is not None:
+                        failures[outcome.position] = outcome.error
+                        events.tell(BLOCK_FAILED, **about, error=_first_line(outcome.error))
+                        if not computed and len(failures) >= windows.hopeless:
+                            break
+                        continue
+                    computed += 1
+                    told = dict(outcome.record)
+                    seconds = sum(told["seconds"].values())
+                    unrecorded.append(Entry(outcome.position, told.pop("checksum"), seconds, told["engine"]))
+                    events.tell(BLOCK_DONE, **about, **told)
+                    if time.perf_counter() - recorded > LEDGER_SECONDS:
+                        record()
+            finally:
+                record()
 
     def _tasks(self, grid: BlockGrid) -> Any:
         """A function of a suffix: the lazy array of this run's tasks under a name of its own."""
         token = tokenize(self.array.name, self.destination, self.block)
-        store = Payload(f"store-{token}", Store(self.destination, self.volume.dims, grid))
+        lossy = self.header["destination"]["encoding"] == "jpeg"
+        store = Payload(f"store-{token}", Store(self.destination, self.volume.dims, grid, lossy))
         if self.fused:
             return lambda suffix: store_blocks(self.array, store, f"save-{token}{suffix}")
         origin = origin_of(self.array)
@@ -351,6 +424,17 @@ class _Run:
 
 def _voxels(grid: BlockGrid, position: int) -> int:
     return grid.box(grid.unravel(position)).size
+
+
+def _voxels_of(grid: BlockGrid, flags: NDArray[np.bool_]) -> int:
+    """Voxels of the flagged blocks."""
+    index = np.unravel_index(flags.nonzero()[0], grid.counts)
+    sizes = [np.asarray(axis, np.int64)[i] for axis, i in zip(grid.sizes, index, strict=True)]
+    return int(np.prod(sizes, axis=0).sum())
+
+
+def _box_text(grid: BlockGrid, position: int) -> str:
+    return str(grid.box(grid.unravel(position)))
 
 
 def _plain(url: Any) -> str:

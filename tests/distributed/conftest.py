@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,11 @@ def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts clusters: ``start_cluster("GPU=1", "")`` has one worker that declares a GPU and one that does not."""
     clusters: list[Cluster] = []
 
-    def start(*resources: str, threads: int = 2) -> Cluster:
-        cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    def start(*resources: str, threads: int = 2, nannies: int = 0, config: Mapping[str, str] | None = None) -> Cluster:
+        cluster = Cluster(tmp_path_factory.mktemp("cluster"), config)
         clusters.append(cluster)
+        for _ in range(nannies):
+            cluster.worker(threads, nanny=True)
         for text in resources:
             cluster.worker(threads, text)
         return cluster

@@ -83,7 +83,7 @@ class Run:
         return computed, skipped
 
     def done(self) -> set[int]:
-        return Ledger(Files(str(self.output))).done()
+        return set(map(int, Ledger(Files(str(self.output))).done(len(GRID)).flags.nonzero()[0]))
 
     def written(self, block: int) -> int:
         """When the shard of a block was written, in nanoseconds."""

@@ -47,7 +47,7 @@ def test_blocks_that_are_missing_are_computed_with_the_adopted_settings(stored: 
     volume, net = ci.open_volume(stored(40, 40, 40)), Watched(log)
     ci.save(ci.infer(volume, net, patch=18, block=16), output, progress=False)
     expected = ci.open_volume(output).values
-    (ledger,) = (output / ".chunkinfer").glob("done-*.json")
+    (ledger,) = (output / ".chunkinfer").glob("done-*")
     ledger.unlink()
     report = ci.save(ci.infer(volume, net), output, progress=False)
     assert (report.computed, report.skipped) == (27, 0)

@@ -9,19 +9,18 @@ from chunkinfer.geometry import BlockGrid
 from chunkinfer.geometry.morton import code
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.data())
-def test_z_order_is_the_order_of_morton_codes(counts: list[int], data: st.DataObject) -> None:
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=3))
+def test_z_order_is_the_order_of_morton_codes(counts: list[int]) -> None:
     grid = BlockGrid.regular(counts, (1,) * len(counts))
-    positions = data.draw(st.sets(st.integers(0, len(grid) - 1)))
-    ordered = grid.z_order(positions)
-    assert sorted(ordered) == sorted(positions)
+    ordered = list(grid.z_order())
+    assert sorted(ordered) == list(range(len(grid)))
     codes = [code(grid.unravel(p)[::-1], grid.counts[::-1]) for p in ordered]
     assert codes == sorted(codes)
 
 
 def test_z_order_goes_round_each_cube_of_eight_blocks() -> None:
     grid = BlockGrid.regular((4, 4, 4), (1, 1, 1))
-    ordered = [grid.unravel(p) for p in grid.z_order(range(64))]
+    ordered = [grid.unravel(p) for p in grid.z_order()]
     assert ordered[:8] == [(z, y, x) for z in (0, 1) for y in (0, 1) for x in (0, 1)]
     raster = [grid.unravel(p) for p in range(64)]
     assert _steps(ordered) < _steps(raster)

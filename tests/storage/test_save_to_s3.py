@@ -1,12 +1,20 @@
-"""The main job from bucket to bucket."""
+"""The main job from bucket to bucket, on S3's own protocol."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from torch import nn
 
 import chunkinfer as ci
+from clusters import Cluster
+from proxies import Proxy
+from storage.buckets import BLOCKS, FORMATS, Job, download_from, kill_and_resume
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".precomputed"])
@@ -25,3 +33,65 @@ def test_infer_from_bucket_to_bucket_and_resume(bucket: str, suffix: str) -> Non
     assert (again.computed, again.skipped) == (0, report.blocks)
     stored = ci.open_volume(f"s3://{bucket}/main-job{suffix}/out{suffix}")
     assert np.array_equal(stored.values, result.values)
+
+
+@pytest.fixture(scope="module")
+def store(s3_server: str, bucket: str) -> Any:
+    """The bucket as obstore sees it."""
+    obstore = pytest.importorskip("obstore.store")
+    keys = {"access_key_id": "not-so-secret-id", "secret_access_key": "not-so-secret-key"}
+    return obstore.S3Store(bucket, endpoint=s3_server, region="us-east-1", client_options={"allow_http": True}, **keys)
+
+
+def names(store: Any, prefix: str) -> list[str]:
+    import obstore
+
+    return [thing["path"] for batch in obstore.list(store, prefix=prefix) for thing in batch]
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers of two threads each, that know the server by their environment."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.worker()
+        cluster.worker()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_resumed_and_read_by_others(
+    name: str, bucket: str, store: Any, cluster: Cluster, tmp_path: Path
+) -> None:
+    url = f"s3://{bucket}/matrix/{name.replace(', ', '-')}"
+    job = Job(tmp_path, url, cluster, FORMATS[name], seconds=0.15)
+    kill_and_resume(job, partial(download_from, store, partial(names, store)), tmp_path / "copy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["zarr3, shards", "precomputed"])
+def test_a_store_that_fails_one_request_in_twenty(
+    name: str, bucket: str, s3_server: str, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers 503, or nothing at all, before or after it did what it was asked for."""
+    # A stalled request is given up after this time; by default curl waits for as long as the connection lives.
+    monkeypatch.setenv("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "2")
+    monkeypatch.setenv("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+    with Proxy(s3_server).running() as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        cluster = Cluster(tmp_path)
+        try:
+            cluster.worker()
+            cluster.worker()
+            job = Job(tmp_path, f"s3://{bucket}/faults/{name.replace(', ', '-')}", cluster, FORMATS[name])
+            proxy.every = 20
+            assert job.finish() == (BLOCKS, 0)
+        finally:
+            cluster.close()
+        proxy.every = 0
+        assert set(proxy.failed) == {"refuse", "stall", "lose"}
+        assert sum(proxy.failed.values()) >= sum(proxy.seen.values()) // 25
+        job.assert_right(partial(download_from, store, partial(names, store)), tmp_path / "copy")

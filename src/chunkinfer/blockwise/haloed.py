@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.payload import Payload
 from chunkinfer.blockwise.reading import Reader
-from chunkinfer.blockwise.stages import count, stage
+from chunkinfer.blockwise.stages import computed_by, count, stage
 from chunkinfer.engines import Setup
 from chunkinfer.engines.opening import open_network
-from chunkinfer.errors import ChunkinferError
+from chunkinfer.errors import ChunkinferError, DeviceError
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kernel import (
     Job,
@@ -57,6 +57,8 @@ class Network:
     """Output voxels that are wanted."""
     misfit: ChunkinferError | None = None
     """Why this must not run: it takes more memory than there is, or changes more than it may."""
+    cpu_engine: str | None = None
+    """What computes, in fp32 on a CPU, on workers that declare no GPU; None: the same as everywhere."""
 
     def __call__(self, out: Box, read: Callable[[], tuple[NDArray[Any], Box]]) -> NDArray[Any]:
         """Compute an output block; waits for a place on the process's device.
@@ -80,11 +82,20 @@ class Network:
         _count(len(selection.patches) + selection.skipped, selection.skipped)
         if not selection.patches:
             return blank(self.job, out)
-        return self._computed(data, seen, out, selection)
+        here = self if self.cpu_engine is None or worker_resources().get("GPU") else self._without_gpu(self.cpu_engine)
+        return here._computed(data, seen, out, selection)
+
+    def _without_gpu(self, engine: str) -> Network:
+        return replace(self, engine=engine, precision="fp32", job=replace(self.job, device="cpu"), cpu_engine=None)
 
     def _computed(self, data: NDArray[Any], seen: Box, out: Box, selection: Selection) -> NDArray[Any]:
         job = self.job
-        require_device(job.device)
+        try:
+            require_device(job.device)
+        except DeviceError as error:
+            error.worker = worker_address()  # so that the block is moved
+            raise
+        computed_by(self.engine)
         kernels = kernels_here(job)
         network = open_network(self.model, self._setup(kernels), self.engine)
         threads = kernel_threads(job.device, kernels)
@@ -133,14 +144,25 @@ def kernels_here(job: Job) -> int:
 
 def worker_resources() -> dict[str, float]:
     """Resources that the dask worker of this task declares; empty outside of one."""
+    worker = _worker()
+    return {} if worker is None else dict(worker.state.total_resources)
+
+
+def worker_address() -> str:
+    """Address of the dask worker of this task; empty outside of one."""
+    worker = _worker()
+    return "" if worker is None else str(worker.address)
+
+
+def _worker() -> Any:
     if "distributed" not in sys.modules:
-        return {}
+        return None
     from distributed import get_worker
 
     try:
-        return dict(get_worker().state.total_resources)
+        return get_worker()
     except ValueError:
-        return {}
+        return None
 
 
 def infer_reading(volume: Payload, network: Payload, name: str) -> da.Array:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from typing import Any
+
+from chunkinfer.events import WORKER_CAME, WORKER_LOST, Events
 
 SLOTS_PER_GPU = 2
 """Blocks in flight per GPU: one computes while another reads or writes."""
+
+LOOK_EVERY = 1.0
+"""Seconds between looks at the workers; longer where there are hundreds."""
 
 LOOPBACK = "127.0.0.1:0"
 """A free port that other machines do not reach."""
@@ -45,8 +52,8 @@ def client_for(client: Any, slots: int) -> Iterator[Any]:
             n_workers=1,
             threads_per_worker=slots,
             memory_limit=0,
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
+            dashboard_address=LOOPBACK,
+            worker_dashboard_address=LOOPBACK,
             silence_logs=40,
         ) as cluster,
         Client(cluster, set_as_default=False) as embedded,
@@ -60,26 +67,61 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
     return workers
 
 
-def gpu_annotation(client: Any) -> dict[str, Any]:
-    """The resource annotation of a kernel's task: a slot of a GPU where workers that are present declare any.
+class Workers:
+    """The workers of a client, looked at every so often.
 
-    Without such a worker there is none: an annotated task would wait for ever.
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    anywhere
+        Whether workers without a GPU take part where others declare one.
     """
-    if any(w.get("resources", {}).get("GPU") for w in workers_of(client).values()):
-        return {"resources": {"GPU": 1 / SLOTS_PER_GPU}}
-    return {}
 
+    def __init__(self, client: Any, anywhere: bool = False) -> None:
+        self.client, self.anywhere = client, anywhere
+        self.present: set[str] = set()
+        """Addresses."""
+        self.annotation: dict[str, Any] = {}
+        """Of a kernel's task: a slot of a GPU where workers that are present declare any. Without such a worker there
+        is none: an annotated task would wait for ever."""
+        self.slots = 1
+        """Tasks that can run at a time."""
+        self._looked = -inf
+        self.look(Events())
 
-def slots_of(client: Any, annotation: dict[str, Any]) -> int:
-    """Tasks that can run at a time."""
-    slots = 0
-    for worker in workers_of(client).values():
+    def look(self, events: Events) -> None:
+        """Ask the scheduler who is there, unless that was just asked; tells who came and who left."""
+        if time.monotonic() - self._looked < LOOK_EVERY * (1 + len(self.present) / 100):
+            return
+        self._looked = time.monotonic()
+        workers = workers_of(self.client)
+        for address in sorted(workers.keys() - self.present):
+            events.tell(WORKER_CAME, worker=address)
+        for address in sorted(self.present - workers.keys()):
+            events.tell(WORKER_LOST, worker=address)
+        self.present = set(workers)
+        if (
+            not self.anywhere
+            and not self.annotation
+            and any(w.get("resources", {}).get("GPU") for w in workers.values())
+        ):
+            self.annotation = {"resources": {"GPU": 1 / SLOTS_PER_GPU}}
+        self.slots = max(1, sum(self._slots(worker) for worker in workers.values()))
+
+    def wait(self, events: Events, given_up: Callable[[], bool]) -> None:
+        """Wait for the first worker: what it declares decides where kernels go."""
+        self.present, self._looked = set(), -inf
+        self.look(events)
+        while not self.present and not given_up():
+            time.sleep(0.1)
+            self.look(events)
+
+    def _slots(self, worker: Mapping[str, Any]) -> int:
         threads = int(worker["nthreads"])
-        if annotation:
-            gpus = float(worker.get("resources", {}).get("GPU", 0))
-            threads = min(threads, int(gpus * SLOTS_PER_GPU))
-        slots += threads
-    return max(1, slots)
+        if not self.annotation:
+            return threads
+        return min(threads, int(float(worker.get("resources", {}).get("GPU", 0)) * SLOTS_PER_GPU))
 
 
 def room_of(client: Any, device: str) -> tuple[int | None, int | None]:

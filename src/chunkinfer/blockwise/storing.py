@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +26,29 @@ class Store:
     """Axes of the array; those of length one may be absent in the destination, or the other way round."""
     grid: BlockGrid
     """Over all axes of the array."""
+    lossy: bool = False
+    """Whether the encoding changes voxels: checksums are then of what is read back."""
 
-    def write(self, box: Box, block: NDArray[Any]) -> dict[str, float]:
-        """Write a block; returns its bytes, and the seconds per stage of the task so far."""
+    def write(self, box: Box, block: NDArray[Any]) -> dict[str, Any]:
+        """Write a block; returns its bytes, its checksum, and what the task told so far."""
         with stage("write"):
-            parts = dict(zip(self.dims, box.slices, strict=True))
-            index = tuple(parts.get(d, slice(0, 1)) for d in self.destination.dims)
-            shape = [part.stop - part.start for part in index]
-            written = self.destination.write(index, np.ascontiguousarray(block).reshape(shape))
-        return {"bytes": float(written), **drain()}
+            index = self.index(box)
+            voxels = np.ascontiguousarray(block).reshape([part.stop - part.start for part in index])
+            written = self.destination.write(index, voxels)
+            if self.lossy:
+                voxels = self.destination.read(index)
+        return {"bytes": written, "checksum": checksum(voxels), **drain()}
+
+    def index(self, box: Box) -> tuple[slice, ...]:
+        """Where a box of the array lies in the destination."""
+        parts = dict(zip(self.dims, box.slices, strict=True))
+        return tuple(parts.get(d, slice(0, 1)) for d in self.destination.dims)
+
+
+def checksum(voxels: NDArray[Any]) -> int:
+    """CRC-32 of a block as a reader gets it: C order, little-endian."""
+    ordered = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("<"))
+    return zlib.crc32(ordered.reshape(-1).view(np.uint8).data)
 
 
 def store_blocks(array: da.Array, store: Payload, name: str) -> da.Array:
@@ -57,12 +72,12 @@ def _one_per_block(store: Payload) -> dict[str, Any]:
     }
 
 
-def _write(block: NDArray[Any], store: Payload, block_id: tuple[int, ...] = ()) -> dict[str, float]:
+def _write(block: NDArray[Any], store: Payload, block_id: tuple[int, ...] = ()) -> dict[str, Any]:
     target: Store = store.open()
     return target.write(target.grid.box(block_id), block)
 
 
-def _copy(volume: Payload, store: Payload, block_id: tuple[int, ...] = ()) -> dict[str, float]:
+def _copy(volume: Payload, store: Payload, block_id: tuple[int, ...] = ()) -> dict[str, Any]:
     target: Store = store.open()
     reader: Reader = volume.open()
     box = target.grid.box(block_id)

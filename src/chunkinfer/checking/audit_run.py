@@ -305,7 +305,7 @@ def _blocks(
 
 def _done(ledger: Ledger, blocks: int) -> tuple[set[int], list[Finding]]:
     try:
-        return ledger.done() & set(range(blocks)), []
+        return {int(i) for i in ledger.done(blocks).flags.nonzero()[0]}, []
     except DestinationError as error:
         return set(range(blocks)), [Finding("ledger", f"{error.what} Every block counts as finished")]
 

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
-import os
 import platform
-import shutil
-import tempfile
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chunkinfer.models.files import user_cache, writable
+
 if TYPE_CHECKING:
     from chunkinfer.engines.contract import Engine, Setup
     from chunkinfer.models import Model
-
-
-def user_cache() -> Path:
-    """The folder of this library in the user's cache: ``$XDG_CACHE_HOME/chunkinfer``, by default in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chunkinfer"
 
 
 def compiled_folder(engine: Engine, model: Model, setup: Setup) -> Path:
@@ -31,21 +24,7 @@ def compiled_folder(engine: Engine, model: Model, setup: Setup) -> Path:
     """
     what = [engine.name, engine.version(), model.network_digest, asdict(setup), _instructions(setup.device)]
     name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return _writable(user_cache() / "compiled") / engine.name / name
-
-
-@cache
-def _writable(folder: Path) -> Path:
-    """The folder; where it cannot be written, such as a home that is read-only, one that ends with this process."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    place = tempfile.mkdtemp(prefix="chunkinfer-")
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    return Path(place)
+    return writable(user_cache() / "compiled") / engine.name / name
 
 
 @cache

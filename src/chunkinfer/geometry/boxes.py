@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
 from math import prod
 
-from chunkinfer.geometry.morton import code
+from chunkinfer.geometry.morton import bit_axes
 
 
 @dataclass(frozen=True)
@@ -124,17 +124,36 @@ class BlockGrid:
             index.append(i)
         return tuple(reversed(index))
 
-    def z_order(self, positions: Iterable[int]) -> list[int]:
-        """Blocks in Morton order: those that follow each other are neighbours, so that what one reads of its halo is
-        still in caches for the next."""
-        counts = self.counts[::-1]
-        alone = [[code((0,) * d + (i,) + (0,) * (len(counts) - d - 1), counts) for i in range(n)]
-                 for d, n in enumerate(counts)]  # fmt: skip
+    def z_order(self) -> Iterator[int]:
+        """All blocks in Morton order: those that follow each other are neighbours, so that what one reads of its halo
+        is still in caches for the next. Made while it is asked for: there may be ten million."""
+        counts, seen, steps = self.counts, [0] * len(self.counts), []
+        for axis in bit_axes(counts[::-1]):  # the last axis holds the lowest bit
+            d = len(counts) - 1 - axis
+            steps.append((d, 1 << seen[d]))
+            seen[d] += 1
+        low = min(len(steps), 12)
+        cells: list[tuple[int, ...]] = [(0,) * len(counts)]
+        for d, step in steps[:low]:
+            cells += [(*c[:d], c[d] + step, *c[d + 1 :]) for c in cells]
+        table = [(cell, self.ravel(cell)) for cell in cells]
+        extent = [max(cell[d] for cell in cells) for d in range(len(counts))]
 
-        def place(position: int) -> int:
-            return sum(table[i] for table, i in zip(alone, reversed(self.unravel(position)), strict=True))
+        def visit(start: tuple[int, ...], bits: int) -> Iterator[int]:
+            if any(a >= n for a, n in zip(start, counts, strict=True)):
+                return
+            if bits > low:
+                d, step = steps[bits - 1]
+                yield from visit(start, bits - 1)
+                yield from visit((*start[:d], start[d] + step, *start[d + 1 :]), bits - 1)
+                return
+            base = self.ravel(start)
+            inside = all(a + e < n for a, e, n in zip(start, extent, counts, strict=True))
+            for cell, offset in table:
+                if inside or all(a + c < n for a, c, n in zip(start, cell, counts, strict=True)):
+                    yield base + offset
 
-        return sorted(positions, key=place)
+        return visit((0,) * len(counts), len(steps)) if len(self) else iter(())
 
     def ravel(self, index: Sequence[int]) -> int:
         """Inverse of `unravel`."""

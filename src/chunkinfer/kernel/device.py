@@ -38,8 +38,10 @@ class KernelThreads:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use: of its affinity, and of its container's share."""
+    from dask.system import CPU_COUNT
+
+    return int(min(CPU_COUNT, len(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else int(CPU_COUNT)
 
 
 def resolve_device(device: str | None) -> str:

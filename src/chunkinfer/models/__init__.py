@@ -4,7 +4,7 @@
 """
 
 from chunkinfer.models.field import ReceptiveField
-from chunkinfer.models.model import Model, open_model
+from chunkinfer.models.model import Model, deliver, open_model
 from chunkinfer.models.receptive import receptive_field
 
-__all__ = ["Model", "ReceptiveField", "open_model", "receptive_field"]
+__all__ = ["Model", "ReceptiveField", "deliver", "open_model", "receptive_field"]

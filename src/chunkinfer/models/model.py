@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import threading
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from chunkinfer.errors import ModelError
-from chunkinfer.models import opaque
+from chunkinfer.errors import ModelError, UntrustedModel
+from chunkinfer.models import files, opaque
 from chunkinfer.models import torch_models as adapter
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ _TraceKey = tuple[str, int, int, tuple[int, ...] | None]
 
 @dataclass(frozen=True)
 class Model:
-    """A reference to a network: it is equal to another by its digest, pickles to a path or to bytes, and is opened once
-    per process."""
+    """A reference to a network: it is equal to another by its digest, pickles to a path, a URL or bytes, and is opened
+    once per process."""
 
     name: str
     """For people: the class or the file."""
@@ -50,7 +51,9 @@ class Model:
     kind: str
     """module, torchscript or export; onnx or openvino for files of others; function for what can only be called."""
     path: str | None = field(default=None, compare=False)
-    """Where the file is; it must be there for every worker too. Files are kept open by their digest."""
+    """Where the file is for the caller; for every worker too, unless there is an origin."""
+    origin: files.Origin | None = field(default=None, compare=False)
+    """Where a process gets the file from that does not find it at the path."""
     module: adapter.Shippable | None = field(default=None, compare=False, repr=False)
     """The module or function itself, pickled when it leaves the process."""
     augmentation: Augmentation | None = None
@@ -68,6 +71,11 @@ class Model:
     def of_torch(self) -> bool:
         """Whether it holds a torch module, into which one can look."""
         return self.kind in TORCH_KINDS
+
+    @property
+    def of_file(self) -> bool:
+        """Whether it is opened from a file."""
+        return self.path is not None or self.origin is not None
 
     @property
     def plain(self) -> Model:
@@ -107,22 +115,29 @@ class Model:
         Raises
         ------
         ModelError
-            It is neither.
+            It is neither, or cannot be fetched.
         """
         path = self.path or ""
-        if not os.path.exists(path):
+        there = os.path.exists(path)
+        if there and files.file_digest(path) == self.network_digest:
+            return path
+        if self.origin is not None:
+            return files.kept(self.network_digest, self.name, self.origin)
+        if not there:
             raise ModelError(
                 f"The model file {path} is not there for this process.",
                 "Workers on other machines need to see it under the same path.",
-                ["put it on a file system that all workers share", "give infer the torch.nn.Module: it travels itself"],
+                [
+                    f'send it along: infer(volume, deliver("{path}"))',
+                    f'put it where workers can fetch it: infer(volume, "s3://bucket/{self.name}")',
+                    "put it on a file system that all workers share",
+                ],
             )
-        if adapter.file_digest(path) != self.network_digest:
-            raise ModelError(
-                f"The model file {path} is not the one that this run was planned with.",
-                "It was replaced in between, or another machine has another file under this path.",
-                ["restore the file", "plan anew: infer(volume, model) reads the new one"],
-            )
-        return path
+        raise ModelError(
+            f"The model file {path} is not the one that this run was planned with.",
+            "It was replaced in between, or another machine has another file under this path.",
+            ["restore the file", "plan anew: infer(volume, model) reads the new one"],
+        )
 
     def network(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """The reference that every engine is compared with: (n, c, *space) -> (n, c, *space) on the device, any size.
@@ -157,7 +172,7 @@ class Model:
         if self.of_torch:
             module = self.module_on("cpu")
             return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-        return sum(map(os.path.getsize, adapter.files_of(self.path))) if self.path else 0
+        return sum(map(os.path.getsize, files.files_of(self.file()))) if self.of_file else 0
 
     def arrays(self, channels: int, ndim: int) -> Network:
         """The network as a function of numpy arrays, on the CPU."""
@@ -165,8 +180,8 @@ class Model:
 
         from chunkinfer.models.network import Array, Network
 
-        if self.path and not self.of_torch:
-            return opaque.open_opaque(self.path, channels, ndim)
+        if self.of_file and not self.of_torch:
+            return opaque.open_opaque(self.file(), channels, ndim)
         run = self.plain.network("cpu")
 
         def on_arrays(x: Array) -> Array:
@@ -215,7 +230,7 @@ class Model:
         from chunkinfer.models.trace import Reason, Trace
 
         network = self.arrays(channels, ndim)
-        declared = None if self.path else declared_by(self.function())
+        declared = None if self.of_file else declared_by(self.function())
         field = probe(network, size) if declared is None else declared_field(network, contracts_of(declared, ndim))
         reasons = tuple(Reason(self.name, text) for text in field.reasons)
         return Trace(field.axes, channels, field.channels_out, field.dtype, reasons, (field.how,), field.verified)
@@ -227,27 +242,99 @@ def open_model(model: object) -> Model:
     Parameters
     ----------
     model
-        A `torch.nn.Module`, the path of a TorchScript (``torch.jit.save``), ``torch.export`` (.pt2), ONNX (.onnx) or
-        OpenVINO (.xml) file, any function from an array (n, c, *space) to another, or a `Model`. A path that the caller
-        types is consent to run what the file holds.
+        A `torch.nn.Module`, the path or URL of a TorchScript (``torch.jit.save``), ``torch.export`` (.pt2), ONNX
+        (.onnx) or OpenVINO (.xml) file, the bytes of an ONNX file, any function from an array (n, c, *space) to
+        another, or a `Model`. A path or URL that the caller types is consent to run what the file holds. A URL may end
+        in ``#sha256=`` and the digest that the file must have (of OpenVINO's two files, one after the other); one of
+        http:// has to.
 
     Raises
     ------
     ModelError
         There is no such file, or it holds no network.
     UntrustedModel
-        The file is a pickle: opening it would execute whatever its author put in.
+        The file is a pickle: opening it would execute whatever its author put in. Or it comes without TLS and digest,
+        or as bytes that can be code, which nobody said to trust.
+    SourceError
+        A URL carries credentials, or its scheme is not known.
     """
     if isinstance(model, Model):
         return model
+    if isinstance(model, bytes):
+        return _from_bytes(model, trust=False)
+    if isinstance(model, str) and "://" in model:
+        return _from_url(model)
     if isinstance(model, str | os.PathLike):
         path = os.path.abspath(Path(model).expanduser())
-        if kind := opaque.FILE_KINDS.get(Path(path).suffix):
-            return Model(Path(path).name, adapter.file_digest(path), kind, path=path)
-        return Model(Path(path).name, adapter.file_digest(path), adapter.file_kind(path), path=path)
+        digest = files.file_digest(path)
+        return Model(Path(path).name, digest, _kind_of(path, path), path=path)
     if opaque.is_opaque(model):
         name = getattr(model, "__name__", type(model).__name__)
         return Model(name, opaque.function_digest(model), "function", module=adapter.Shippable(model))
     module = adapter.as_module(model)
     kind = "torchscript" if adapter.is_script(module) else "module"
     return Model(type(module).__name__, adapter.module_digest(module), kind, module=adapter.Shippable(module))
+
+
+def deliver(model: object, *, trust: bool = False) -> Model:
+    """A network whose file travels with the run: for workers that see neither its path nor its URL.
+
+    The bytes are part of the run's held tasks, never of its windows: they pass through the scheduler and arrive once at
+    each worker process, where they are checked. So for a large file, and for many workers, a URL is the better way.
+
+    Parameters
+    ----------
+    model
+        What `open_model` takes; or the bytes of a TorchScript or ``torch.export`` file.
+    trust
+        Says that bytes in a format that can be code (TorchScript, ``torch.export``) are from someone you trust. Paths
+        and URLs don't need it: typing one says so.
+
+    Raises
+    ------
+    ModelError, UntrustedModel, SourceError
+        As for `open_model`.
+    """
+    opened = _from_bytes(model, trust) if isinstance(model, bytes) else open_model(model)
+    if not opened.of_file:
+        return opened  # modules and functions travel anyway
+    content = {Path(part).name: Path(part).read_bytes() for part in files.files_of(opened.file())}
+    return replace(opened, origin=files.Carried(content))
+
+
+def _from_url(url: str) -> Model:
+    place, pin = files.place_of(url)
+    if place.path is not None:
+        path = str(place.path)
+        files.check_pin(path, (Path(part).read_bytes() for part in files.files_of(path)), pin)
+        return open_model(path)
+    remote = files.Remote.at(place)
+    content = remote.files()
+    files.check_pin(place.url, content.values(), pin)
+    digest = files.digest_of(content.values())
+    path = files.kept(digest, remote.name, files.Carried(content))
+    return Model(remote.name, digest, _kind_of(path, place.url), origin=remote)
+
+
+def _from_bytes(data: bytes, trust: bool) -> Model:
+    """A model of one file, which travels; ONNX by the first field of its message, the rest as archives."""
+    kind = "onnx" if data[:1] == b"\x08" else adapter.file_kind("What was given", io.BytesIO(data))
+    if kind in TORCH_KINDS and not trust:
+        raise UntrustedModel(
+            f"These {len(data)} bytes are a network in a format that can be code ({kind}).",
+            "Bytes tell nothing of where they are from; running them runs whatever their author put in.",
+            [
+                "say that you trust them: infer(volume, deliver(data, trust=True))",
+                'name the file, which says the same: infer(volume, "model.pt2")',
+            ],
+        )
+    name = "network" + {"onnx": ".onnx", "torchscript": ".pt", "export": ".pt2"}[kind]
+    return Model(name, files.digest_of([data]), kind, origin=files.Carried({name: data}))
+
+
+def _kind_of(path: str, called: str) -> str:
+    """What a file is: by its suffix what others wrote, by its content what torch did."""
+    if kind := opaque.FILE_KINDS.get(Path(path).suffix):
+        return kind
+    with open(path, "rb") as file:
+        return adapter.file_kind(called, file)

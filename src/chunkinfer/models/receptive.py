@@ -36,8 +36,8 @@ def receptive_field(
     Parameters
     ----------
     model
-        A ``torch.nn.Module``; the path of a TorchScript, torch.export (.pt2), ONNX (.onnx) or OpenVINO (.xml) file; or
-        any function from a numpy array ``(1, channels, *space)`` to another.
+        A ``torch.nn.Module``; the path or URL of a TorchScript, torch.export (.pt2), ONNX (.onnx) or OpenVINO (.xml)
+        file; or any function from a numpy array ``(1, channels, *space)`` to another.
     channels, ndim
         Input channels and spatial axes. By default those of the network's first convolution, or what its file says.
     verify
@@ -71,6 +71,10 @@ def receptive_field(
     """
     from chunkinfer.models.probing import declared_field, probe
 
+    if isinstance(model, bytes) or (isinstance(model, str) and "://" in model):
+        model = open_model(model)
+    if isinstance(model, Model) and model.of_file and not model.of_torch:
+        model = model.file()
     if is_opaque(model):
         network = open_opaque(model, channels, ndim)
         if contract is not None:

@@ -6,10 +6,12 @@ import copy
 import hashlib
 import io
 import os
+import pickle
 import threading
 import zipfile
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
 
 from chunkinfer.errors import ModelError, UntrustedModel
 
@@ -117,41 +119,26 @@ def module_digest(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def files_of(path: str) -> tuple[str, ...]:
-    """The files of a model: OpenVINO keeps the weights in a second one."""
-    weights = f"{path.removesuffix('.xml')}.bin"
-    return (path, weights) if path.endswith(".xml") and os.path.exists(weights) else (path,)
+def file_kind(path: str, file: IO[bytes]) -> str:
+    """torchscript or export, from the archive's own members; everything else is refused unopened.
 
-
-def file_digest(path: str) -> str:
-    """blake2b of a model's files, or `ModelError` where they can't be read."""
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        for part in files_of(path):
-            with open(part, "rb") as file:
-                hashlib.file_digest(file, lambda: digest)
-        return digest.hexdigest()
-    except OSError as error:
-        raise ModelError(
-            f"The model file {path} cannot be read: {error.strerror or error}.",
-            "The path is relative to where Python was started, or the file is elsewhere.",
-            [f"look for it: ls {os.path.dirname(path) or '.'}", "give infer the torch.nn.Module itself"],
-        ) from error
-
-
-def file_kind(path: str) -> str:
-    """torchscript or export, from the archive's own members; everything else is refused unopened."""
+    Parameters
+    ----------
+    path
+        Names the file in errors.
+    file
+        Open for reading, at its beginning.
+    """
     ways = [
         'save it executable: torch.jit.save(torch.jit.trace(module, x), "model.pt"), or torch.export.save(...) to .pt2',
         "build the module and load weights only: "
         'module.load_state_dict(torch.load("weights.pt", weights_only=True)); infer(volume, module)',
     ]
     try:
-        names = zipfile.ZipFile(path).namelist()
+        names = zipfile.ZipFile(file).namelist()
     except (zipfile.BadZipFile, OSError):
-        with open(path, "rb") as file:
-            head = file.read(2)
-        if head[:1] == b"\x80":  # the first byte of every binary pickle
+        file.seek(0)
+        if file.read(1) == b"\x80":  # the first byte of every binary pickle
             raise UntrustedModel(
                 f"{path} is a pickle.",
                 "Opening a pickle executes whatever its author put in; chunkinfer never does.",
@@ -176,7 +163,18 @@ def file_kind(path: str) -> str:
 
 
 def load_file(path: str, kind: str, device: str) -> torch.nn.Module:
-    """Open an executable file on a device."""
+    """Open an executable file on a device.
+
+    Both formats are code, and the caller's trust: torch evaluates expressions of a torch.export archive when it opens
+    it. What no network needs is refused all the same: pickles of more than tensors and plain values, machine code.
+
+    Raises
+    ------
+    UntrustedModel
+        Opening it would execute a pickle or machine code.
+    ModelError
+        torch cannot open it.
+    """
     import torch
 
     try:
@@ -185,13 +183,70 @@ def load_file(path: str, kind: str, device: str) -> torch.nn.Module:
             if kind == "torchscript":
                 script: torch.nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
                 return script.eval()
-            return torch.export.load(path).module().to(device)
+            _refuse_code(path)
+            with _weights_only():
+                return torch.export.load(path).module().to(device)
+    except UntrustedModel:
+        raise
+    except pickle.UnpicklingError as error:
+        raise _executes(path, "a pickle of more than tensors") from error
     except Exception as error:
         raise ModelError(
             f"{path} looks like a {kind} file, and torch cannot open it: {error}",
             "It was written by another version of torch, or cut short.",
             ["write it again with this version of torch", "give infer the torch.nn.Module itself"],
         ) from error
+
+
+CODE = {
+    "data/aotinductor/": "compiled machine code",
+    "data/constants/opaque_obj_": "a pickle of Python objects",
+}
+"""Members of a torch.export archive, by the beginning of their names, that torch executes when it opens the archive."""
+
+
+def _refuse_code(path: str) -> None:
+    """Refuse a torch.export archive whose opening executes what it holds."""
+    import torch
+
+    try:
+        names = torch._C.PyTorchFileReader(path).get_all_records()  # as torch itself will find them
+    except RuntimeError:
+        return  # of an older torch, whose archives hold none of these; or none, which opening it will tell
+    for start, what in CODE.items():
+        if any(name.startswith(start) for name in names):
+            raise _executes(path, what)
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Make torch.load refuse pickles that execute anything: torch.export opens them where they hold more than weights.
+
+    torch reads this from the environment at each call; one thread at a time changes it.
+    """
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    with _opening:
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
+
+
+def _executes(path: str, what: str) -> UntrustedModel:
+    return UntrustedModel(
+        f"{path} holds {what}, which would be executed when the file is opened.",
+        "No network that torch.export wrote for this library needs it; somebody may have put it there.",
+        [
+            'export the network anew: torch.export.save(torch.export.export(module, (x,)), "model.pt2")',
+            "build the module and load weights only: "
+            'module.load_state_dict(torch.load("weights.pt", weights_only=True)); infer(volume, module)',
+        ],
+    )
 
 
 def compute_dtype(module: torch.nn.Module, name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chunkinfer.engines import Setup
-from chunkinfer.engines.opening import AUTO, ENGINES, open_network
+from chunkinfer.engines.opening import AUTO, ENGINES, open_network, require
 from chunkinfer.errors import NotExact, PlanError
 from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis
 from chunkinfer.kernel import (
@@ -122,6 +122,7 @@ class Planning:
         self.precision = one_of("precision", wishes.precision or "fp32", PRECISIONS)
         self.tolerance = tolerance(wishes.precision_tolerance)
         self.asked_engine = name_engine(wishes.engine, model)
+        self.cpu_engine = None if wishes.cpu_engine is None else one_of("cpu_engine", wishes.cpu_engine, ENGINES)
         self.compute = model.compute_dtype()
         if self.compute == "float64" and self.precision != "fp32":
             raise PlanError(
@@ -236,6 +237,8 @@ class Planning:
 
     def _engine(self, lattice: PatchLattice) -> EngineChoice:
         setup = self._setup(lattice, self.batch)
+        if self.cpu_engine:
+            require(self.cpu_engine, self.model, replace(setup, device="cpu", precision="fp32"))
         clocks = {name: self._clock(name) for name in ENGINES}
         return choose_engine(
             self.asked_engine,
@@ -332,6 +335,7 @@ class Planning:
             check=None,
             engine=engine.engine,
             engine_why=engine.why,
+            cpu_engine=self.cpu_engine,
             device=self.place.device,
             threads=self.threads,
             kernels=self.kernels,

@@ -67,6 +67,8 @@ class Plan:
     """What runs the network."""
     engine_why: str
     """Why it is this one."""
+    cpu_engine: str | None
+    """What runs it, in fp32, on workers that declare no GPU; None: nothing else than the engine."""
     device: str
     """cpu or cuda."""
     threads: int
@@ -136,6 +138,7 @@ class Plan:
             "dtype": self.dtype,
             "precision": self.precision,
             "engine": self.engine,
+            "cpu_engine": self.cpu_engine,
             "output": self.output,
             "skips": self.skips,
             "device": self.device,

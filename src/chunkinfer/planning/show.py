@@ -84,6 +84,8 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         *([("augmentation", plan.augmentation)] if plan.augmentation else []),
         ("verdict", plan.verdict),
         ("engine", f"{plan.engine}: {plan.engine_why}"),
+        *([("cpu engine", f"{plan.cpu_engine}, fp32, on workers that declare no GPU: rounding differs by block")]
+          if plan.cpu_engine else []),
         *_precision(plan),
         ("same bits for", f"any cut, with this network, engine, patch, batch of {plan.batch}, {plan.precision}, "
          f"{plan.threads} thread(s) a kernel, on {plan.device}, and the same version of the engine"),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.engines import user_cache
+from chunkinfer.models.files import user_cache
 
 Array = NDArray[Any]
 

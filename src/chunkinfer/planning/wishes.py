@@ -31,6 +31,7 @@ class Wishes:
     precision: str | None = None
     precision_tolerance: float | None = None
     engine: str | None = None
+    cpu_engine: str | None = None
     threads: int | None = None
     device: str | None = None
     normalize: Any = None

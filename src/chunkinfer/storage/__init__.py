@@ -16,6 +16,7 @@ files                   small objects next to an output
 
 from chunkinfer.storage.creating import create, default_chunks, guess_format, open_destination, write_unit
 from chunkinfer.storage.destination import Destination
+from chunkinfer.storage.erasing import refuse_file
 from chunkinfer.storage.files import Files
 from chunkinfer.storage.opening import open_source
 from chunkinfer.storage.source import Source
@@ -32,5 +33,6 @@ __all__ = [
     "locate",
     "open_destination",
     "open_source",
+    "refuse_file",
     "write_unit",
 ]

@@ -18,8 +18,8 @@ from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.opening import DRIVERS, open_source
 from chunkinfer.storage.placement import Placement, short_unit
 from chunkinfer.storage.source import Source
-from chunkinfer.storage.store import kvstore
-from chunkinfer.storage.urls import Location, locate
+from chunkinfer.storage.store import kvstore, opened
+from chunkinfer.storage.urls import Location, locate, safe_name
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,9 @@ def open_destination(url: str | os.PathLike[str]) -> Destination:
         )
     members = {field.name: getattr(source, field.name) for field in fields(Source)}
     spec = {**source.spec, "store_data_equal_to_fill_value": True}
+    if source.format == "precomputed":
+        # The format lets a scale lie outside of its volume. That is for readers: what is written stays below its URL.
+        safe_name(opened(spec, source.digest + source.version, cached=False).spec().to_json()["scale_metadata"]["key"])
     return Destination(**{**members, "spec": spec})
 
 

@@ -37,11 +37,16 @@ def make_room(location: Location, overwrite: bool) -> None:
         raise failures.unwritable(location.url, error, "created") from error
 
 
-def _make_room(location: Location, overwrite: bool) -> None:
+def refuse_file(location: Location) -> None:
+    """Raise `DestinationError` where a place is a file of the local machine."""
     if location.path is not None and location.path.exists() and not location.path.is_dir():
         raise DestinationError(
             f"{location.url} is a file.", "An output is a folder.", ["delete the file", "or choose another URL"]
         )
+
+
+def _make_room(location: Location, overwrite: bool) -> None:
+    refuse_file(location)
     found = read_objects(location, [*OBJECTS, ".zattrs"])
     markers = [name for name in OBJECTS if found[name] is not None]
     if not markers:
@@ -92,9 +97,10 @@ def _is_array(marker: str, meta: dict[str, Any]) -> bool:
 
 
 def _is_empty(location: Location) -> bool:
+    """Whether nothing is there, but what belongs to a run: its lease, or the ledger of an array that was deleted."""
     if location.path is not None:
-        return not location.path.is_dir() or not os.listdir(location.path)
-    return not kvstore(location.kvstore).list().result()
+        return not location.path.is_dir() or set(os.listdir(location.path)) <= {FOLDER}
+    return all(key.startswith(f"{FOLDER}/".encode()) for key in kvstore(location.kvstore).list().result())
 
 
 def _erase(location: Location, metas: dict[str, dict[str, Any]], scales: tuple[str, ...]) -> None:

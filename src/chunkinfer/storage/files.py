@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,20 +39,43 @@ class Files:
 
     def read(self, name: str) -> bytes | None:
         """Content of an object, or None if there is none."""
+        return self.read_versioned(name)[0]
+
+    def read_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """Contents of objects, read at the same time; None for each that is not there."""
+        store = kvstore(self.spec)
+        reading = [(name, store.read(safe_name(name))) for name in names]
+        return [self._content(name, future)[0] for name, future in reading]
+
+    def read_versioned(self, name: str) -> tuple[bytes | None, bytes]:
+        """Content of an object, None if there is none, and its version: what `write_if` compares."""
         name = safe_name(name)
-        try:
-            result = kvstore(self.spec).read(name).result()
-        except failures.FAILURES as error:
-            raise failures.unreadable(self._url(name), error, "read") from error
-        return bytes(result.value) if result.state == "value" else None
+        return self._content(name, kvstore(self.spec).read(name))
 
     def write(self, name: str, content: bytes) -> None:
         """Store an object: as a whole or not at all, and durable when this returns."""
-        name = safe_name(name)
-        try:
-            kvstore(self.spec).write(name, bytes(content)).result()
-        except failures.FAILURES as error:
-            raise failures.unwritable(self._url(name), error) from error
+        self._put(name, bytes(content))
+
+    def write_if(self, name: str, content: bytes | None, version: bytes) -> bytes | None:
+        """Store an object, or delete it (None), if its version is still the one that was read.
+
+        Of several processes that try it with one version, one succeeds.
+
+        Parameters
+        ----------
+        name
+            Of the object.
+        content
+            What to store; None deletes.
+        version
+            As `read_versioned` gave it, also that of an object which is not there.
+
+        Returns
+        -------
+        bytes or None
+            The new version; None where another process was faster, and nothing was changed.
+        """
+        return self._put(name, None if content is None else bytes(content), if_equal=version) or None
 
     def list(self) -> list[str]:
         """Names of all objects, sorted."""
@@ -61,11 +86,39 @@ class Files:
 
     def delete(self, name: str) -> None:
         """Delete an object; nothing happens if there is none."""
+        self._put(name, None)
+
+    def delete_many(self, names: Sequence[str]) -> None:
+        """Delete objects at the same time, in no order."""
+        store = kvstore(self.spec)
+        for name, future in [(name, store.write(safe_name(name), None)) for name in names]:
+            self._written(name, future, "deleted")
+
+    def _put(self, name: str, content: bytes | None, **condition: bytes) -> bytes:
+        """The new version; empty where a condition did not hold."""
         name = safe_name(name)
+        future = kvstore(self.spec).write(name, content, **condition)
+        return self._written(name, future, "deleted" if content is None else "written")
+
+    def _content(self, name: str, future: Any) -> tuple[bytes | None, bytes]:
         try:
-            kvstore(self.spec).write(name, None).result()
+            result = future.result()
         except failures.FAILURES as error:
-            raise failures.unwritable(self._url(name), error, "deleted") from error
+            raise failures.unreadable(self._url(name), error, "read") from error
+        return (bytes(result.value) if result.state == "value" else None), bytes(result.stamp.generation)
+
+    def _written(self, name: str, future: Any, doing: str) -> bytes:
+        try:
+            return bytes(future.result().generation)
+        except failures.FAILURES as error:
+            raise failures.unwritable(self._url(name), error, doing) from error
+
+    def tidy(self) -> None:
+        """Remove the folder, and that of the output, where they are empty: stores without folders have none."""
+        if (place := locate(self.url).child(self.prefix).path) is not None:
+            with suppress(OSError):
+                place.rmdir()
+                place.parent.rmdir()
 
     def _url(self, name: str) -> str:
         return f"{os.fspath(self.url)}/{self.prefix}/{name}".rstrip("/")

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from chunkinfer.geometry.morton import code
+from chunkinfer.storage import failures
 from chunkinfer.storage.store import kvstore
+
+DAMAGED = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
+"""Status codes of a shard that cannot be read."""
 
 
 class Shards:
@@ -25,17 +29,22 @@ class Shards:
         base = spec["kvstore"]
         self.chunk, self.origin = scale["chunk_size"], scale.get("voxel_offset", [0, 0, 0])
         self.grid = [math.ceil(size / chunk) for size, chunk in zip(scale["size"], self.chunk, strict=True)]
+        self.files = {**_plain(base), "path": f"{base['path']}{scale['key']}/"}
+        self.sharding = scale["sharding"]
         self.key_value = kvstore(
-            {
-                "driver": "neuroglancer_uint64_sharded",
-                "base": {**_plain(base), "path": f"{base['path']}{scale['key']}/"},
-                "metadata": scale["sharding"],
-            }
+            {"driver": "neuroglancer_uint64_sharded", "base": self.files, "metadata": self.sharding}
         )
 
     def key(self, cell: Sequence[int]) -> bytes:
         """The key of a chunk."""
         return code(cell, self.grid).to_bytes(8, "big")
+
+    def delete(self, cells: Iterable[Sequence[int]]) -> None:
+        """Delete the shards of chunks, whatever is in them; their hash is the identity."""
+        low = self.sharding["preshift_bits"] + self.sharding["minishard_bits"]
+        digits = math.ceil(self.sharding["shard_bits"] / 4)
+        for number in {code(cell, self.grid) >> low for cell in cells}:
+            kvstore(self.files).write(f"{number:0{digits}x}.shard", None).result()
 
 
 def _plain(base: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,15 +99,27 @@ def write_shards(store: Any, index: tuple[slice, ...], array: NDArray[Any]) -> b
     twin_spec = {**spec, "kvstore": {"driver": "memory"}, "scale_metadata": twin_scale, "create": True, "open": False}
     twin: Any = ts.open(twin_spec, context=ts.Context()).result()
     twin[index].write(array, can_reference_source_data_indefinitely=True).result()
-    transaction = ts.Transaction()
-    shard_store = shards.key_value.with_transaction(transaction)
     prefix = f"{twin_scale['key']}/".encode()
+    cells = {}
     for name in twin.kvstore.list().result():
         if name.startswith(prefix):
             starts = [int(_start(part)) for part in name[len(prefix) :].decode().split("_")]
-            cell = [(s - o) // c for s, o, c in zip(starts, shards.origin, shards.chunk, strict=True)]
+            cells[name] = [(s - o) // c for s, o, c in zip(starts, shards.origin, shards.chunk, strict=True)]
+
+    def commit() -> None:
+        transaction = ts.Transaction()
+        shard_store = shards.key_value.with_transaction(transaction)
+        for name, cell in cells.items():
             shard_store.write(shards.key(cell), twin.kvstore.read(name).result().value).result()
-    transaction.commit_async().result()
+        transaction.commit_async().result()
+
+    try:
+        commit()
+    except failures.FAILURES as error:
+        if failures.status(error) not in DAMAGED:
+            raise
+        shards.delete(cells.values())  # the driver reads a shard that it replaces, and this one is damaged
+        commit()
     return True
 
 

@@ -6,8 +6,13 @@ Handles never travel between processes: only their specs do, and each process op
 from __future__ import annotations
 
 import json
+import os
 from functools import cache, lru_cache
 from typing import Any
+
+# Left alone, tensorstore waits for a request that a bucket never answers. Read when it is first imported.
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 CACHE_BYTES = 2**23
 """Memory per process for shard indices, mostly: small beside the blocks in flight, whose memory a plan promises."""

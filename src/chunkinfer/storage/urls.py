@@ -94,15 +94,15 @@ def _place(text: str) -> Location:
         return Location(str(path), {"driver": "file", "path": f"{path}/".replace("//", "/")}, path=path)
     if scheme not in _REMOTE:
         raise SourceError(
-            f"The scheme {scheme!r} of {_without_userinfo(text)!r} is not known.",
+            f"The scheme {scheme!r} of a URL is not known.",
             "A URL is a local path, file://, s3://, gs:// or https:// (reading only), with an optional "
             "precomputed://, zarr://, zarr2:// or zarr3:// before it.",
             ["for a local file give its path", "for another store copy the data, or mount it as a folder"],
         )
     parts = urlsplit(text)
-    if "@" in parts.netloc or parts.query:
+    if parts.query or not (_BUCKET if scheme in ("s3", "gs") else _HOST).fullmatch(parts.netloc):
         raise SourceError(
-            f"The URL of {parts.scheme}://{parts.netloc.rpartition('@')[2]} carries credentials or a query.",
+            f"A URL of {scheme}:// carries credentials or a query, or names no bucket or host.",
             "URLs are stored next to outputs and shipped to workers, so they must not hold secrets.",
             [
                 "put keys into the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...)",
@@ -141,5 +141,6 @@ def _http(host: str, path: str) -> dict[str, Any]:
 _REMOTE = {"s3": _s3, "gs": _gs, "https": _https, "http": _http}
 
 
-def _without_userinfo(text: str) -> str:
-    return re.sub(r"://[^/@]*@", "://", text)
+_BUCKET = re.compile(r"[\w.-]+")
+_HOST = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?")
+"""What a URL names, and nothing else: of a secret with a slash in it, the first half would be taken for it."""

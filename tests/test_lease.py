@@ -1,0 +1,114 @@
+"""One run writes an output at a time: refusals, take-overs, and what a run does that lost its lease."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import chunkinfer as ci
+from chunkinfer.blockwise import Lease, lease
+from chunkinfer.errors import OutputInUse
+from chunkinfer.storage import Files
+
+EVERY = 0.2
+"""Seconds between heartbeats here."""
+
+HOLD = """
+import sys, time
+from chunkinfer.blockwise import Lease
+from chunkinfer.errors import OutputInUse
+from chunkinfer.storage import Files
+with Lease(Files(sys.argv[1]), every=float(sys.argv[2])) as lease:
+    print("held", flush=True)
+    while True:
+        time.sleep(0.05)
+        try:
+            lease.check()
+        except OutputInUse as error:
+            print(error.what, flush=True)
+            break
+"""
+
+
+class Holder:
+    """A process that holds the lease of an output."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-c", HOLD, str(folder), str(EVERY)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "held\n"
+
+    def __enter__(self) -> Holder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_the_second_run_is_refused(tmp_path: Path) -> None:
+    with Holder(tmp_path) as holder:
+        with pytest.raises(OutputInUse, match=f"process {holder.process.pid} of") as caught, Lease(Files(tmp_path)):
+            pass
+        assert "chunkinfer status" in str(caught.value)
+        with pytest.raises(OutputInUse):
+            ci.save(np.zeros((4, 4, 4), "u1"), tmp_path, progress=False)
+        assert holder.process.poll() is None
+
+
+def test_what_a_dead_process_of_this_machine_held_is_taken_at_once(tmp_path: Path) -> None:
+    with Holder(tmp_path) as holder:
+        holder.process.kill()
+        holder.process.wait()
+        start = time.monotonic()
+        with Lease(Files(tmp_path), every=60):
+            assert time.monotonic() - start < 5
+    assert Files(tmp_path).read(lease.NAME) is None
+
+
+def test_a_stale_lease_is_taken_over_and_its_holder_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "_machine", lambda: "")  # as from another machine: its processes cannot be looked at
+    with Holder(tmp_path) as holder:
+        holder.process.send_signal(signal.SIGSTOP)
+        start = time.monotonic()
+        with Lease(Files(tmp_path), every=EVERY) as mine:
+            assert time.monotonic() - start >= lease.STALE * EVERY
+            holder.process.send_signal(signal.SIGCONT)
+            told, _ = holder.process.communicate(timeout=20)
+            mine.check()
+        assert "lost its lease" in told
+        assert holder.process.returncode == 0
+
+
+def test_a_lease_outlives_the_output_that_is_made_anew(tmp_path: Path) -> None:
+    """``overwrite=True`` deletes the folder of the ledger."""
+    with Lease(Files(tmp_path), every=EVERY) as mine:
+        time.sleep(2 * EVERY)
+        os.unlink(tmp_path / ".chunkinfer" / lease.NAME)
+        time.sleep(3 * EVERY)
+        mine.check()
+        assert Files(tmp_path).read(lease.NAME) is not None
+        with pytest.raises(OutputInUse), Lease(Files(tmp_path), every=EVERY):
+            pass
+
+
+def test_a_failed_run_leaves_no_lease(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Lease(Files(tmp_path)):
+        raise ZeroDivisionError
+    assert Files(tmp_path).read(lease.NAME) is None
+
+
+def test_a_damaged_lease_is_stale(tmp_path: Path) -> None:
+    Files(tmp_path).write(lease.NAME, b'{"every": 0.1, "pi')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease, "EVERY", 0.1)
+        with Lease(Files(tmp_path), every=0.1) as mine:
+            mine.check()
