@@ -9,7 +9,7 @@ demo: $(VENV)/demo.done
 	$(BIN)/chunkinfer demo demo-output
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow or smoke"
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@
     ├── OutputError            (RuntimeError)       the network returned NaN, a wrong shape or a wrong range
     ├── RunError               (RuntimeError)       blocks failed; everything else is stored
     │   └── RunPaused                               Ctrl-C or SIGTERM; what was begun is stored
+    ├── ClusterError           (ValueError)         a cluster cannot be started as it is described
     └── MissingExtra           (ImportError)        an optional dependency is absent
 """
 
@@ -120,6 +121,10 @@ class OutputError(ChunkinferError, RuntimeError):
 
 class RunError(ChunkinferError, RuntimeError):
     """Some blocks failed; everything else is stored, and the same call resumes."""
+
+
+class ClusterError(ChunkinferError, ValueError):
+    """A cluster cannot be started as it is described."""
 
 
 class RunPaused(RunError):

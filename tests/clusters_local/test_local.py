@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import psutil
 import pytest
@@ -18,6 +20,8 @@ import chunkinfer as ci
 from chunkinfer.clusters import ClusterError
 from clusters import TESTS
 from probes import Watched, events
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not see this file
 
 REFUSED = r"Timed out|SSL|certificate|reset|closed"
 

@@ -36,7 +36,7 @@ from probes import Watched
 if __name__ == "__main__":
     volume, output, log = sys.argv[1:]
     try:
-        print(ci.save(ci.infer(ci.open_volume(volume), Watched(log, seconds=0.3), patch=18, block=16), output).computed)
+        print(ci.save(ci.infer(ci.open_volume(volume), Watched(log, seconds=0.1), patch=18, block=16), output).computed)
     except RunPaused as paused:
         print("paused:", paused.what)
 """
@@ -69,7 +69,7 @@ def test_the_first_signal_pauses(stored: Stored, tmp_path: Path, number: signal.
     assert len(events(log)) == done.count, "a block that had begun was not recorded"
     status = ci.status(output)
     assert status.done == done.count
-    result = ci.infer(ci.open_volume(volume), Watched(log, seconds=0.3), patch=18, block=16)
+    result = ci.infer(ci.open_volume(volume), Watched(log, seconds=0.1), patch=18, block=16)
     report = ci.save(result, output, progress=False)
     assert (report.computed, report.skipped) == (24 - done.count, done.count)
     assert np.array_equal(ci.open_volume(output).values, result.compute(scheduler="threads").values)
@@ -86,7 +86,7 @@ def test_the_second_stops_at_once(stored: Stored, tmp_path: Path) -> None:
         _, said = process.communicate(timeout=PATIENCE)
     assert "KeyboardInterrupt" in said
     report = ci.save(
-        ci.infer(ci.open_volume(volume), Watched(log, seconds=0.3), patch=18, block=16), output, progress=False
+        ci.infer(ci.open_volume(volume), Watched(log, seconds=0.1), patch=18, block=16), output, progress=False
     )
     assert report.computed + report.skipped == 24
     assert report.skipped >= 1

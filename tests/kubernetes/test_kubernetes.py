@@ -111,6 +111,8 @@ def assert_right(volume: Path, output: Path, tmp_path: Path) -> None:
     assert np.array_equal(ci.open_volume(output).values, expected.compute(scheduler="threads").values)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_life_of_a_cluster(clean: Any, volume: Path, tmp_path: Path) -> None:
     """Created, scaled, a worker killed in mid run and replaced, scaled down, closed; all of it encrypted."""
     output, log = tmp_path / "out.zarr", tmp_path / "log"

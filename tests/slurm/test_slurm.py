@@ -95,6 +95,8 @@ def assert_right(volume: np.ndarray, folder: Path) -> None:
     assert np.array_equal(ci.open_volume(folder / "out.zarr").values, np.asarray(expected))
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_jobs_compute_what_this_process_does(submit: Submit, volume: np.ndarray, tmp_path: Path) -> None:
     """Also: only where a GPU is declared, encrypted, and with no key where others could read it."""
     with submit(2) as cluster, Client(cluster) as client:

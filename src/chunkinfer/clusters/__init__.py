@@ -7,7 +7,6 @@ by other means, or any existing client, works as well.
 from chunkinfer.clusters.kubernetes import kubernetes
 from chunkinfer.clusters.local import local
 from chunkinfer.clusters.security import tls
-from chunkinfer.clusters.settings import ClusterError
 from chunkinfer.clusters.slurm import slurm
 
 __all__ = ["ClusterError", "kubernetes", "local", "slurm", "tls"]

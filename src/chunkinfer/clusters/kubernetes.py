@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from chunkinfer.clusters import kubernetes_spec as spec
 from chunkinfer.clusters.security import transport
-from chunkinfer.clusters.settings import ClusterError, settings_of
-from chunkinfer.errors import MissingExtra
+from chunkinfer.clusters.settings import settings_of
+from chunkinfer.errors import ClusterError, MissingExtra
 
 if TYPE_CHECKING:
     from dask_kubernetes.operator import KubeCluster

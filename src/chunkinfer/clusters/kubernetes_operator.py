@@ -21,7 +21,7 @@ from distributed.core import rpc
 from kr8s.asyncio.objects import NetworkPolicy, Pod, Secret
 
 from chunkinfer.clusters.kubernetes_spec import CLUSTER, Manifest, owned
-from chunkinfer.clusters.settings import ClusterError
+from chunkinfer.errors import ClusterError
 
 INSTALL = "have dask's operator installed: https://kubernetes.dask.org/en/latest/installing.html"
 

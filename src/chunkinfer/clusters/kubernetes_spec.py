@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chunkinfer.clusters.settings import SECRET, ClusterError, Worker, scheduler_config, seconds, worker_of
+from chunkinfer.clusters.settings import SECRET, Worker, scheduler_config, seconds, worker_of
+from chunkinfer.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Security

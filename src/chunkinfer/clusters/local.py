@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from chunkinfer.clusters.one_gpu import VARIABLE
 from chunkinfer.clusters.security import transport
-from chunkinfer.clusters.settings import (
-    LOOPBACK,
-    PRELOAD,
-    ClusterError,
-    scheduler_config,
-    settings_of,
-    worker_of,
-    workers_of,
-)
+from chunkinfer.clusters.settings import LOOPBACK, PRELOAD, scheduler_config, settings_of, worker_of, workers_of
+from chunkinfer.errors import ClusterError
 from chunkinfer.kernel import cores as cores_here
 
 if TYPE_CHECKING:

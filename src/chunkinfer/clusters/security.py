@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import dask.config
 
-from chunkinfer.clusters.settings import ClusterError, check, section
-from chunkinfer.errors import MissingExtra
+from chunkinfer.clusters.settings import check, section
+from chunkinfer.errors import ClusterError, MissingExtra
 
 if TYPE_CHECKING:
     from distributed import Security

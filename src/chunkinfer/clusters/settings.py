@@ -16,7 +16,7 @@ from typing import Any
 import dask.config
 from dask.utils import parse_bytes, parse_timedelta
 
-from chunkinfer.errors import ChunkinferError
+from chunkinfer.errors import ClusterError
 from chunkinfer.kernel.allocator import ENVIRONMENT
 
 KINDS = ("local", "slurm", "kubernetes")
@@ -39,10 +39,6 @@ _DEFAULTS: dict[str, Any] = dask.config.merge(*dask.config.collect_yaml([str(_FI
 
 dask.config.update_defaults(_DEFAULTS)
 dask.config.ensure_file(str(_FILE))
-
-
-class ClusterError(ChunkinferError, ValueError):
-    """A cluster cannot be started as it is described."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chunkinfer.clusters.security import transport
-from chunkinfer.clusters.settings import ClusterError, Worker, scheduler_config, settings_of, worker_of, workers_of
-from chunkinfer.errors import MissingExtra
+from chunkinfer.clusters.settings import Worker, scheduler_config, settings_of, worker_of, workers_of
+from chunkinfer.errors import ClusterError, MissingExtra
 
 if TYPE_CHECKING:
     from dask_jobqueue.slurm import SLURMCluster
