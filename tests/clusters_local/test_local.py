@@ -17,7 +17,7 @@ import pytest
 from distributed import Client, LocalCluster, Security
 
 import chunkinfer as ci
-from chunkinfer.clusters import ClusterError
+from chunkinfer.errors import ClusterError
 from clusters import TESTS
 from probes import Watched, events
 

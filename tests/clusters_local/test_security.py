@@ -12,8 +12,9 @@ import dask
 import pytest
 from distributed import Security
 
-from chunkinfer.clusters import ClusterError, tls
+from chunkinfer.clusters import tls
 from chunkinfer.clusters.security import transport
+from chunkinfer.errors import ClusterError
 
 
 def mode(path: Path) -> int:

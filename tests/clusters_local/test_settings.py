@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 import chunkinfer as ci
 from chunkinfer.blockwise.placement import SLOTS_PER_GPU
-from chunkinfer.clusters import ClusterError, settings
+from chunkinfer.clusters import settings
 from chunkinfer.clusters.one_gpu import own
 from chunkinfer.clusters.settings import scheduler_config, settings_of, worker_of, workers_of
 from chunkinfer.clusters.slurm import seconds
+from chunkinfer.errors import ClusterError
 from chunkinfer.kernel.allocator import ENVIRONMENT
 from clusters import TESTS
 

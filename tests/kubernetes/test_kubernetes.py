@@ -268,7 +268,7 @@ REFUSED = (
     + """
 try:
     ci.clusters.kubernetes(1, name="refused", tls_secret="absent", start_timeout=15, **SMALL)
-except ci.clusters.ClusterError as error:
+except ci.errors.ClusterError as error:
     print(json.dumps(str(error)))
 """
 )

@@ -17,7 +17,8 @@ from distributed import Security
 import chunkinfer as ci
 from chunkinfer.clusters.kubernetes import _name
 from chunkinfer.clusters.kubernetes_spec import SPOT, manifests, owned
-from chunkinfer.clusters.settings import ClusterError, settings_of
+from chunkinfer.clusters.settings import settings_of
+from chunkinfer.errors import ClusterError
 from chunkinfer.kernel.allocator import ENVIRONMENT
 
 jsonschema = pytest.importorskip("jsonschema")

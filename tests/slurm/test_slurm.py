@@ -23,7 +23,7 @@ import torch
 from distributed import Client, Security
 
 import chunkinfer as ci
-from chunkinfer.clusters import ClusterError
+from chunkinfer.errors import ClusterError
 from chunkinfer.kernel.allocator import ENVIRONMENT
 from clusters import PATIENCE, TESTS
 from probes import Watched, convolution, events, most_at_once

@@ -9,4 +9,4 @@ from chunkinfer.clusters.local import local
 from chunkinfer.clusters.security import tls
 from chunkinfer.clusters.slurm import slurm
 
-__all__ = ["ClusterError", "kubernetes", "local", "slurm", "tls"]
+__all__ = ["kubernetes", "local", "slurm", "tls"]
