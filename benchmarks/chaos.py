@@ -115,10 +115,27 @@ def store(kind: str, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     if kind == "local":
         yield str(folder / "out.zarr"), {}
         return
-    from storage.faults import failing_s3  # 503 and silence for a share of the requests
+    import boto3
+    from moto.server import ThreadedMotoServer
 
-    with failing_s3(share=0.05) as (bucket, environment):
-        yield f"{bucket}/out.zarr", environment
+    from proxies import Proxy  # refuses, stalls, or does what it is asked for and does not say so
+
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "2", "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
+    }  # fmt: skip
+    os.environ.update(environment)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        url = "http://{}:{}".format(*server.get_host_and_port())
+        boto3.client("s3", endpoint_url=url).create_bucket(Bucket="chaos")
+        with Proxy(url, every=20).running() as proxy:
+            yield "s3://chaos/out.zarr", {**environment, "AWS_ENDPOINT_URL": proxy.url}
+            print(f"Requests that failed: {sum(proxy.failed.values())} of {sum(proxy.seen.values())}.", file=sys.stderr)
+    finally:
+        server.stop()
 
 
 def run(kind: str, kills: dict[str, int], seed: int, folder: Path) -> dict[str, Any]:
