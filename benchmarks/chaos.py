@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import random
 import subprocess
@@ -126,6 +127,7 @@ def store(kind: str, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "2", "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
     }  # fmt: skip
     os.environ.update(environment)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
