@@ -7,14 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pytest
 
 import chunkinfer as ci
+import chunkinfer.saving
 from chunkinfer.blockwise import Lease, lease
 from chunkinfer.errors import OutputInUse
+from chunkinfer.events import BLOCK_DONE, Event
 from chunkinfer.storage import Files
 
 EVERY = 0.2
@@ -24,6 +28,7 @@ HOLD = """
 import sys, time
 from chunkinfer.blockwise import Lease
 from chunkinfer.errors import OutputInUse
+from chunkinfer.events import BLOCK_DONE, Event
 from chunkinfer.storage import Files
 with Lease(Files(sys.argv[1]), every=float(sys.argv[2])) as lease:
     print("held", flush=True)
@@ -112,3 +117,22 @@ def test_a_damaged_lease_is_stale(tmp_path: Path) -> None:
         patch.setattr(lease, "EVERY", 0.1)
         with Lease(Files(tmp_path), every=0.1) as mine:
             mine.check()
+
+
+def test_a_run_that_lost_its_lease_ends_and_leaves_the_other_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunkinfer.saving, "Lease", partial(Lease, every=EVERY))
+    files, theirs = Files(tmp_path / "out"), b'{"run": "another"}'
+
+    def taken(event: Event) -> None:
+        if event.kind == BLOCK_DONE and files.read(lease.NAME) != theirs:
+            files.write(lease.NAME, theirs)
+            time.sleep(4 * EVERY)
+
+    volume = da.from_array(np.ones((32, 16, 16), "u1"), chunks=4)
+    with pytest.raises(OutputInUse, match="lost its lease"):
+        ci.save(volume, tmp_path / "out", chunks=(4,) * 3, shards=False, progress=False, events=[taken])
+    assert files.read(lease.NAME) == theirs
+    assert files.read("run.json") is None
+    assert files.read("failed.json") is None

@@ -47,11 +47,7 @@ class Events:
     """The stream of one run: tells every subscriber, in the order in which they came."""
 
     def __init__(self, *subscribers: Subscriber) -> None:
-        self._subscribers = list(subscribers)
-
-    def subscribe(self, subscriber: Subscriber) -> None:
-        """Tell this one, too, from now on."""
-        self._subscribers.append(subscriber)
+        self._subscribers = subscribers
 
     def tell(self, kind: str, **facts: Any) -> None:
         """Something happened."""

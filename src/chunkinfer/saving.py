@@ -343,8 +343,9 @@ class _Run:
                 report.seconds = time.perf_counter() - start
                 report.paused = interrupts.paused and report.computed + len(failures) < todo
                 report.failed.sort()
-                self.ledger.failed({i: _first_line(error) for i, error in failures.items()})
-                self.ledger.report(report.as_dict())
+                if lease.held:  # or what lies there is another run's
+                    self.ledger.failed({i: _first_line(error) for i, error in failures.items()})
+                    self.ledger.report(report.as_dict())
                 events.tell(
                     RUN_ENDED, seconds=report.seconds, computed=report.computed, failed=len(failures),
                     paused=report.paused,
@@ -375,6 +376,10 @@ class _Run:
         unrecorded: list[Entry] = []
         recorded, computed = time.perf_counter(), 0
 
+        def paused() -> bool:
+            lease.check()
+            return interrupts.paused
+
         def record() -> None:
             nonlocal recorded
             lease.check()
@@ -387,7 +392,7 @@ class _Run:
         with client_for(client, slots) as active:
             windows = Windows(self._tasks(grid), grid, active, self._shares_upstream(), anywhere)
             try:
-                for outcome in windows.run(missing, events, paused=lambda: interrupts.paused, flush=record):
+                for outcome in windows.run(missing, events, paused=paused, flush=record):
                     box, voxels = _box_text(grid, outcome.position), _voxels(grid, outcome.position)
                     about = {"block": outcome.position, "box": box, "voxels": voxels, "tries": outcome.tries}
                     if outcome.error is not None:

@@ -61,6 +61,11 @@ class Lease:
         """Names this run."""
         return str(self.about["run"])
 
+    @property
+    def held(self) -> bool:
+        """Whether it is still this run's, as far as is known."""
+        return self._lost is None
+
     def check(self) -> None:
         """Raise `OutputInUse` where the lease was lost: another run took it over because no heartbeat arrived."""
         if self._lost is not None:

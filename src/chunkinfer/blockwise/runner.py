@@ -182,18 +182,14 @@ class Windows:
         """
         yield from _Run(self, positions, events or Events(), paused, flush).outcomes()
 
-    def submit(self, blocks: Sequence[_Block], priority: int = 0) -> Iterator[tuple[Any, _Block]]:
-        """Futures of the blocks' tasks."""
+    def submit(self, blocks: Sequence[_Block]) -> Iterator[tuple[Any, _Block]]:
+        """Futures of the blocks' tasks; those that were begun before go first."""
         for attempt in sorted({b.attempt for b in blocks}):
             some = [b for b in blocks if b.attempt == attempt]
             name, _ = self.graph(attempt)
             keys = [(name, *self.grid.unravel(b.position)) for b in some]
-            futures = self.client.get(self.window(keys, attempt), keys, sync=False, priority=priority)
+            futures = self.client.get(self.window(keys, attempt), keys, sync=False, priority=int(attempt > 0))
             yield from zip(futures, some, strict=True)
-
-    def ban(self, worker: str) -> None:
-        """Send no more kernels to a worker that lacks its device."""
-        self.banned.add(worker)
 
     def _annotation(self) -> dict[str, Any]:
         """Where kernels go: where GPUs are declared, and not where none was found."""
@@ -239,7 +235,6 @@ class _Run:
 
     def outcomes(self) -> Iterator[Outcome]:
         self.workers.wait(self.events, self.paused)
-        self.windows.hold()
         try:
             while self._feed() or self.running:
                 try:
@@ -264,10 +259,8 @@ class _Run:
         size = self._size()
         if len(self.running) <= size // 2:
             batch: list[_Block] = []
-            priority = 0
             while self.again and len(self.running) + len(batch) < size:
                 batch.append(self.again.popleft())
-                priority = 1  # what was begun ends first
             while not self.exhausted and len(self.running) + len(batch) < size:
                 if (block := next(self.fresh, None)) is None:
                     self.exhausted = True
@@ -276,15 +269,15 @@ class _Run:
             if not batch and not self.running and self.suspects:
                 batch = [self.suspects.popleft()]
             if batch:
-                self._send(batch, priority)
+                self._send(batch)
         return bool(self.again or self.suspects or not self.exhausted)
 
-    def _send(self, batch: list[_Block], priority: int) -> None:
+    def _send(self, batch: list[_Block]) -> None:
         self.flush()
         self.windows.hold()
         self.events.tell(WINDOW_SENT, blocks=len(batch))
         now = time.monotonic()
-        for future, block in self.windows.submit(batch, priority):
+        for future, block in self.windows.submit(batch):
             block.sent = now
             self.running[future.key] = future, block
             future.add_done_callback(self.ended.put)
@@ -341,8 +334,8 @@ class _Run:
                 "It takes more memory than a worker has, or its network crashes the process.",
                 ["read the log of the workers", "take smaller patches: infer(volume, model, memory=...)"],
             )
-        elif isinstance(error, DeviceError) and (worker := getattr(error, "worker", None)):
-            self.windows.ban(worker)
+        elif isinstance(error, DeviceError) and error.worker:
+            self.windows.banned.add(error.worker)
             if self.workers.present - self.windows.banned:
                 self._put_back(block, self.again, str(error))
                 return
