@@ -221,6 +221,11 @@ def infer(
     return _Inference.prepare(volume, model, wishes, exchange).result()
 
 
+def infer_again(volume: Any, model: Any, exchange: bool | None, settings: Mapping[str, Any]) -> xr.DataArray | da.Array:
+    """`infer` with the settings of an earlier run: also those that only a plan chooses, such as ``halves``."""
+    return _Inference.prepare(volume, model, Wishes(**settings), exchange).result()
+
+
 def plan(
     volume: Any,
     model: Any,

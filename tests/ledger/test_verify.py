@@ -19,6 +19,7 @@ from distributed import Client, LocalCluster
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 import chunkinfer as ci
+import chunkinfer.planning.make as make_module
 from chunkinfer import cli
 from chunkinfer.blockwise import Lease, checksum
 from chunkinfer.checking.verify import _look
@@ -32,6 +33,7 @@ from chunkinfer.errors import (
     UntrustedModel,
 )
 from chunkinfer.geometry import Box
+from chunkinfer.planning.search import Budget
 from chunkinfer.storage import Files, failures, open_source
 from chunkinfer.storage.ledger import Ledger
 from probes import convolution
@@ -327,4 +329,22 @@ def test_damage_on_s3(s3: str, volume: str, model: str) -> None:
     found = ci.verify(output)
     assert sorted(t.what.partition(":")[0] for t in found.torn) == ["missing chunk", "other voxels"]
     assert ci.verify(output, repair=True, model=model, progress=False).ok
+    assert np.array_equal(ci.open_volume(output).values, expected)
+
+
+def test_a_repair_takes_the_patches_that_the_plan_chose(
+    volume: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two patches that share an axis have other zones than their size alone gives."""
+    source, output = ci.open_volume(volume), tmp_path / "halves"
+    with monkeypatch.context() as tight:
+        tight.setattr(make_module, "_budget", lambda *_: Budget(activations=300_000))
+        plan = ci.plan(source, model)
+        assert any(axis.halved for axis in plan.lattice.axes)
+        ci.save(ci.infer(source, model), output, progress=False)
+    expected = ci.open_volume(output).values
+    files_of(output)[0].unlink()
+    repaired = ci.verify(output, repair=True, trust=True, progress=False)
+    assert repaired.ok
+    assert len(repaired.torn) == 1
     assert np.array_equal(ci.open_volume(output).values, expected)

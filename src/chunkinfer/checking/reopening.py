@@ -8,15 +8,16 @@ from itertools import count
 from typing import Any
 
 from chunkinfer.errors import DestinationError, ModelError, SourceError, UntrustedModel
-from chunkinfer.inference import infer
+from chunkinfer.inference import infer_again
 from chunkinfer.kernel import ACTIVATIONS
 from chunkinfer.models import Model, open_model
 from chunkinfer.volume import as_volume, describe_source, open_volume
 
 FROZEN = (
-    "patch", "overlap", "halo", "block", "window", "batch", "precision", "engine", "cpu_engine", "device", "threads"
+    "patch", "halves", "overlap", "halo", "block", "window", "batch", "precision", "engine", "cpu_engine", "device",
+    "threads",
 )  # fmt: skip
-"""Settings of a run that `infer` takes under the same name."""
+"""Settings of a run that `infer_again` takes under the same name."""
 
 
 def reopened(header: Mapping[str, Any], url: str, volume: Any = None, model: Any = None, trust: bool = False) -> Any:
@@ -60,7 +61,7 @@ def reopened(header: Mapping[str, Any], url: str, volume: Any = None, model: Any
     made = []
     for source in [volume] if volume is not None else _sources(about["source"], url):
         for exchange in (None, False, True):
-            made.append(infer(source, network, exchange=exchange, **settings))
+            made.append(infer_again(source, network, exchange, settings))
             if _name(made[-1]) == stored:
                 return made[-1]
     return made[0]
@@ -127,7 +128,7 @@ def _model(about: Mapping[str, Any], url: str, model: Any, trust: bool) -> Model
 
 
 def _settings(about: Mapping[str, Any], url: str) -> dict[str, Any]:
-    """A run's settings as arguments of `infer`."""
+    """A run's settings as arguments of `infer_again`."""
     stored = about["settings"]
     output, skips = stored.get("output") or {}, stored.get("skips") or {}
     scaling = re.fullmatch(r"\(value - (\S+)\) / (\S+)", stored["normalize"])
