@@ -113,10 +113,10 @@ def simulate(blocks: int, folder: Path) -> dict[str, Any]:
     """The client's own work for so many blocks: order, windows' graphs, ledger; no scheduler and no workers."""
     import dask.array as da
 
-    from chunkinfer.blockwise import Entry, Ledger, Store, Windows, store_blocks
+    from chunkinfer.blockwise import Store, Windows, store_blocks
     from chunkinfer.blockwise.payload import Payload
     from chunkinfer.geometry import BlockGrid
-    from chunkinfer.storage import Files
+    from chunkinfer.storage import Entry, Files, Ledger
 
     side = round(blocks ** (1 / 3))
     counts = (side, side, -(-blocks // side**2))

@@ -14,10 +14,8 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from chunkinfer.blockwise import (
-    Entry,
     Interrupts,
     Lease,
-    Ledger,
     Payload,
     Reader,
     Store,
@@ -39,7 +37,9 @@ from chunkinfer.planning import WORTH_A_TASK, choose_layout, copy_block, every_a
 from chunkinfer.reports import Progress, RunReport, versions
 from chunkinfer.storage import (
     Destination,
+    Entry,
     Files,
+    Ledger,
     create,
     guess_format,
     holds,

@@ -536,8 +536,7 @@ def test_what_no_network_made_is_refused(tmp_path: Path) -> None:
 
 def test_unfinished_blocks_are_skipped_and_counted(case_at: Callable[[str], tuple[Case, Path]]) -> None:
     case, url = case_at("zarr2, 2D U-Net")
-    from chunkinfer.blockwise import Entry, Ledger
-    from chunkinfer.storage import Files
+    from chunkinfer.storage import Entry, Files, Ledger
 
     ledger = Ledger(Files(url))
     ledger.begin(ledger.header() or {})

@@ -17,9 +17,8 @@ import pytest
 from distributed import Client
 
 import chunkinfer as ci
-from chunkinfer.blockwise import Ledger
 from chunkinfer.geometry import BlockGrid
-from chunkinfer.storage import Files
+from chunkinfer.storage import Files, Ledger
 from clusters import PATIENCE, TESTS, Cluster
 from probes import Watched, events
 

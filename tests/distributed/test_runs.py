@@ -18,10 +18,9 @@ import zarr
 from distributed import Client
 
 import chunkinfer as ci
-from chunkinfer.blockwise import Ledger
 from chunkinfer.errors import RunError
 from chunkinfer.events import BLOCK_DONE, KINDS, RETRY, RUN_ENDED, RUN_STARTED, WINDOW_SENT, WORKER_CAME, Event
-from chunkinfer.storage import Files
+from chunkinfer.storage import Files, Ledger
 from clusters import PATIENCE, TESTS, Cluster
 from probes import Deadly, Watched, break_the_driver, convolution, events
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 import chunkinfer as ci
-from chunkinfer.blockwise import Ledger
-from chunkinfer.storage import Files
+from chunkinfer.storage import Files, Ledger
 from clusters import PATIENCE, TESTS, Cluster
 from probes import Watched
 

@@ -1,9 +1,9 @@
 """All that knows dask: haloed reads, halo exchange, windows, placement, the ledger."""
 
 from chunkinfer.blockwise.haloed import Network, infer_exchanging, infer_reading
+from chunkinfer.blockwise.headers import differences
 from chunkinfer.blockwise.interrupts import Interrupts
 from chunkinfer.blockwise.lease import Lease
-from chunkinfer.blockwise.ledger import Entry, Ledger, differences
 from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.payload import Payload, networks_of
 from chunkinfer.blockwise.placement import Workers, active_client, client_for, room_of
@@ -12,10 +12,8 @@ from chunkinfer.blockwise.runner import Outcome, Windows
 from chunkinfer.blockwise.storing import Store, checksum, copy_blocks, store_blocks
 
 __all__ = [
-    "Entry",
     "Interrupts",
     "Lease",
-    "Ledger",
     "Mask",
     "Network",
     "Outcome",

@@ -10,9 +10,7 @@ from math import inf
 from typing import Any
 
 from chunkinfer.events import WORKER_CAME, WORKER_LOST, Events
-
-SLOTS_PER_GPU = 2
-"""Blocks in flight per GPU: one computes while another reads or writes."""
+from chunkinfer.kernel.device import SLOTS_PER_GPU
 
 LOOK_EVERY = 1.0
 """Seconds between looks at the workers; longer where there are hundreds."""

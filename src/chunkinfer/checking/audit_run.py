@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Ledger, Reader, origin_of
+from chunkinfer.blockwise import Reader, origin_of
 from chunkinfer.checking.audit_report import Finding
 from chunkinfer.errors import ChunkinferError, DestinationError, PlanError, VolumeError
 from chunkinfer.geometry import AxisContract, BlockGrid, Box, exact_axis
@@ -24,7 +24,7 @@ from chunkinfer.models import Model, open_model
 from chunkinfer.models.trace import Trace
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.planning.make import describe_normalize
-from chunkinfer.storage import Files, Source, locate
+from chunkinfer.storage import Files, Ledger, Source, locate
 from chunkinfer.storage.placement import nanometres
 from chunkinfer.volume import Volume, as_volume, describe_source
 

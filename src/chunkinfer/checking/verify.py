@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Lease, Ledger, Store, active_client, checksum
+from chunkinfer.blockwise import Lease, Store, active_client, checksum
 from chunkinfer.checking.reopening import reopened
 from chunkinfer.checking.status import duration, grid_of, ledger_at
 from chunkinfer.errors import DestinationError, MissingChunk, PlanError, SourceError
@@ -24,7 +24,7 @@ from chunkinfer.geometry import Box
 from chunkinfer.kernel import cores
 from chunkinfer.reports import RunReport
 from chunkinfer.saving import save
-from chunkinfer.storage import Destination, failures, locate, open_destination
+from chunkinfer.storage import Destination, Ledger, failures, locate, open_destination
 from chunkinfer.storage.segments import Finished
 
 OUTAGES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "ABORTED",

@@ -18,15 +18,13 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from chunkinfer.errors import ClusterError
 from chunkinfer.kernel.allocator import ENVIRONMENT
+from chunkinfer.kernel.device import SLOTS_PER_GPU
 
 KINDS = ("local", "slurm", "kubernetes")
 """Sections of clusters; each may hold what ``worker`` holds."""
 
 PRELOAD = "chunkinfer.clusters.one_gpu"
 """Module by which each of several workers on a node takes a GPU of its own."""
-
-SLOTS_PER_GPU = 2
-"""Blocks in flight on a GPU, as `chunkinfer.blockwise.placement` has it: one computes, another reads or writes."""
 
 LOOPBACK = "127.0.0.1:0"
 """A free port that other machines do not reach."""

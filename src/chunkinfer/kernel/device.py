@@ -13,6 +13,9 @@ from chunkinfer.kernel.allocator import give_back
 
 T = TypeVar("T")
 
+SLOTS_PER_GPU = 2
+"""Blocks in flight per GPU: one computes while another reads or writes."""
+
 _threads: dict[tuple[str, int], KernelThreads] = {}
 _lock = threading.Lock()
 

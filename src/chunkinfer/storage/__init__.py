@@ -18,13 +18,17 @@ from chunkinfer.storage.creating import create, default_chunks, guess_format, op
 from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.erasing import refuse_file
 from chunkinfer.storage.files import Files
+from chunkinfer.storage.ledger import Ledger
 from chunkinfer.storage.opening import open_source
+from chunkinfer.storage.segments import Entry
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.urls import holds, locate
 
 __all__ = [
     "Destination",
+    "Entry",
     "Files",
+    "Ledger",
     "Source",
     "create",
     "default_chunks",

@@ -1,16 +1,10 @@
-"""What the headers of two runs do not share; and the ledger, which knows no dask and so lies in the storage room."""
+"""What the headers of two runs do not share: whether one may go on where the other ended."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from typing import Any
-
-from chunkinfer.storage.ledger import Ledger
-from chunkinfer.storage.segments import Entry, Finished
-
-__all__ = ["Entry", "Finished", "Ledger", "differences"]
-
 
 HIDDEN = {
     "plan", "precision_check", "asked", "kernels", "slots", "array", "versions", "counts", "copied", "model_file"
