@@ -5,7 +5,8 @@
     python benchmarks/scheduler.py --simulate 10000000   # the client's own work for so many blocks, without workers
 
 The scheduler, two workers and the client are processes of their own. CPU time and resident memory are the system's own
-counts of those processes, before the first block and after the last.
+counts of those processes, before the first block and after the last. Plain dask is timed before and after, on the same
+processes: tasks that do nothing at all, a thousand at a time, which is the least that a task of its own costs.
 """
 
 from __future__ import annotations
@@ -63,9 +64,12 @@ def run(blocks: int, folder: Path) -> dict[str, Any]:
             result = _nothing(volume)
             ci.save(_nothing(volume[:16, :16, :16]), folder / "first.zarr", client=client, progress=False)
             time.sleep(1)
-            before = {"scheduler": Usage.of(scheduler.pid), "client": Usage.of(os.getpid())}
+            pids = {"scheduler": scheduler.pid, "client": os.getpid()}
+            plain = [plain_dask(client, pids, 4000)]
+            before = {name: Usage.of(pid) for name, pid in pids.items()}
             report = ci.save(result, folder / "out.zarr", client=client, progress=False)
-            after = {"scheduler": Usage.of(scheduler.pid), "client": Usage.of(os.getpid())}
+            after = {name: Usage.of(pid) for name, pid in pids.items()}
+            plain.append(plain_dask(client, pids, 4000))
     finally:
         for process in (*workers, scheduler):
             process.kill()
@@ -77,12 +81,22 @@ def run(blocks: int, folder: Path) -> dict[str, Any]:
             "grown MB": (after[name].resident - before[name].resident) / 1e6,
             "peak MB": after[name].peak / 1e6,
         }
+    found["plain dask, CPU ms per task"] = {name: sum(p[name] for p in plain) / len(plain) for name in pids}
     files = list((folder / "out.zarr" / ".chunkinfer").iterdir())
     found["ledger"] = {"objects": len(files), "KB": sum(f.stat().st_size for f in files) / 1e3}
     start_time = time.perf_counter()
     str(ci.status(folder / "out.zarr"))
     found["status, seconds"] = time.perf_counter() - start_time
     return found
+
+
+def plain_dask(client: Any, pids: dict[str, int], tasks: int) -> dict[str, float]:
+    """CPU milliseconds that a task that does nothing costs each process."""
+    before = {name: Usage.of(pid) for name, pid in pids.items()}
+    for first in range(0, tasks, 1000):
+        keys = [f"plain-{before['scheduler'].cpu}-{i}" for i in range(first, min(tasks, first + 1000))]
+        client.gather(client.get(dict.fromkeys(keys, (int,)), keys, sync=False))
+    return {name: (Usage.of(pid).cpu - before[name].cpu) / tasks * 1e3 for name, pid in pids.items()}
 
 
 def _nothing(volume: Any) -> Any:

@@ -27,6 +27,7 @@ from chunkinfer.blockwise import (
     networks_of,
     origin_of,
     places_read,
+    run_blocks,
     store_blocks,
 )
 from chunkinfer.errors import DestinationError, PlanError, RunError, RunPaused, SettingsDiffer, SourceNotFound
@@ -392,9 +393,9 @@ class _Run:
         with client_for(client, slots) as active:
             windows = Windows(self._tasks(grid), grid, active, self._shares_upstream(), anywhere)
             try:
-                for outcome in windows.run(missing, events, paused=paused, flush=record):
-                    box, voxels = _box_text(grid, outcome.position), _voxels(grid, outcome.position)
-                    about = {"block": outcome.position, "box": box, "voxels": voxels, "tries": outcome.tries}
+                for outcome in run_blocks(windows, missing, events, paused=paused, flush=record):
+                    box = grid.box(grid.unravel(outcome.position))
+                    about = {"block": outcome.position, "box": str(box), "voxels": box.size, "tries": outcome.tries}
                     if outcome.error is not None:
                         failures[outcome.position] = outcome.error
                         events.tell(BLOCK_FAILED, **about, error=_first_line(outcome.error))
@@ -402,10 +403,13 @@ class _Run:
                             break
                         continue
                     computed += 1
-                    told = dict(outcome.record)
-                    seconds = sum(told["seconds"].values())
-                    unrecorded.append(Entry(outcome.position, told.pop("checksum"), seconds, told["engine"]))
-                    events.tell(BLOCK_DONE, **about, **told)
+                    written = outcome.record
+                    seconds = sum(written.seconds.values())
+                    unrecorded.append(Entry(outcome.position, written.checksum, seconds, written.engine))
+                    events.tell(
+                        BLOCK_DONE, **about, bytes=written.bytes, seconds=written.seconds, counts=written.counts,
+                        engine=written.engine,
+                    )  # fmt: skip
                     if time.perf_counter() - recorded > LEDGER_SECONDS:
                         record()
             finally:
@@ -427,19 +431,11 @@ class _Run:
         return any("overlap" in name for name in self.array.dask.layers)
 
 
-def _voxels(grid: BlockGrid, position: int) -> int:
-    return grid.box(grid.unravel(position)).size
-
-
 def _voxels_of(grid: BlockGrid, flags: NDArray[np.bool_]) -> int:
     """Voxels of the flagged blocks."""
     index = np.unravel_index(flags.nonzero()[0], grid.counts)
     sizes = [np.asarray(axis, np.int64)[i] for axis, i in zip(grid.sizes, index, strict=True)]
     return int(np.prod(sizes, axis=0).sum())
-
-
-def _box_text(grid: BlockGrid, position: int) -> str:
-    return str(grid.box(grid.unravel(position)))
 
 
 def _plain(url: Any) -> str:

@@ -65,7 +65,7 @@ def loaded(client: Client, module: str) -> bool:
 
 def test_one_task_per_block_and_three_per_run(client: Client, stored: Stored, tmp_path: Path) -> None:
     volume = ci.open_volume(stored(64, 64, 64))
-    result = ci.infer(volume, convolution(), patch=18, block=16)
+    result = ci.infer(volume, Watched(tmp_path / "log", seconds=0.1), patch=18, block=16)
     with tasks_of(client) as received:
         report = ci.save(result, tmp_path / "out.zarr", progress=False)
     assert report.computed == report.blocks == 64

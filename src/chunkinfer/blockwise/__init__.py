@@ -8,8 +8,9 @@ from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.payload import Payload, networks_of
 from chunkinfer.blockwise.placement import Workers, active_client, client_for, room_of
 from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of, places_read
-from chunkinfer.blockwise.runner import Outcome, Windows
+from chunkinfer.blockwise.runner import Outcome, run_blocks
 from chunkinfer.blockwise.storing import Store, checksum, copy_blocks, store_blocks
+from chunkinfer.blockwise.windows import Windows
 
 __all__ = [
     "Interrupts",
@@ -36,5 +37,6 @@ __all__ = [
     "origin_of",
     "places_read",
     "room_of",
+    "run_blocks",
     "store_blocks",
 ]

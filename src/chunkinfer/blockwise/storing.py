@@ -18,6 +18,22 @@ from chunkinfer.storage import Destination
 
 
 @dataclass(frozen=True)
+class Written:
+    """What the task of a block returns: as one object, for that dask sends each part of a table on its own."""
+
+    bytes: int
+    """Of the block, before compression."""
+    checksum: int
+    """See `checksum`."""
+    seconds: dict[str, float]
+    """Of each stage."""
+    counts: dict[str, int]
+    """What the task counted: patches, and those that were skipped."""
+    engine: str
+    """What computed it; empty where no network did."""
+
+
+@dataclass(frozen=True)
 class Store:
     """A destination and the blocks that tasks write to it: each is whole write units."""
 
@@ -29,15 +45,15 @@ class Store:
     lossy: bool = False
     """Whether the encoding changes voxels: checksums are then of what is read back."""
 
-    def write(self, box: Box, block: NDArray[Any]) -> dict[str, Any]:
-        """Write a block; returns its bytes, its checksum, and what the task told so far."""
+    def write(self, box: Box, block: NDArray[Any]) -> Written:
+        """Write a block of this box."""
         with stage("write"):
             index = self.index(box)
             voxels = np.ascontiguousarray(block).reshape([part.stop - part.start for part in index])
             written = self.destination.write(index, voxels)
             if self.lossy:
                 voxels = self.destination.read(index)
-        return {"bytes": written, "checksum": checksum(voxels), **drain()}
+        return Written(written, checksum(voxels), **drain())
 
     def index(self, box: Box) -> tuple[slice, ...]:
         """Where a box of the array lies in the destination."""
@@ -72,12 +88,12 @@ def _one_per_block(store: Payload) -> dict[str, Any]:
     }
 
 
-def _write(block: NDArray[Any], store: Payload, block_id: tuple[int, ...] = ()) -> dict[str, Any]:
+def _write(block: NDArray[Any], store: Payload, block_id: tuple[int, ...] = ()) -> Written:
     target: Store = store.open()
     return target.write(target.grid.box(block_id), block)
 
 
-def _copy(volume: Payload, store: Payload, block_id: tuple[int, ...] = ()) -> dict[str, Any]:
+def _copy(volume: Payload, store: Payload, block_id: tuple[int, ...] = ()) -> Written:
     target: Store = store.open()
     reader: Reader = volume.open()
     box = target.grid.box(block_id)

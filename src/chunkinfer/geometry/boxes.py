@@ -83,12 +83,12 @@ class BlockGrid:
             sizes.append(tuple(axis))
         return cls(tuple(sizes))
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Voxels per axis."""
         return tuple(sum(axis) for axis in self.sizes)
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, ...]:
         """Blocks per axis."""
         return tuple(len(axis) for axis in self.sizes)

@@ -1,0 +1,148 @@
+"""The graph of a run, cut into windows of blocks.
+
+A window is the store layer's graph, fused and culled here, so that a block is one task and annotations survive
+(the scheduler's own optimisation drops them). Volume and network are held as tasks of their own for the whole run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import dask.array as da
+from dask.blockwise import optimize_blockwise
+from dask.highlevelgraph import HighLevelGraph
+
+from chunkinfer.blockwise.payload import Payload, payloads_of, values_of
+from chunkinfer.blockwise.placement import Workers
+from chunkinfer.geometry import BlockGrid
+
+
+@dataclass
+class Block:
+    """A block on its way."""
+
+    position: int
+    attempt: int = 0
+    """Submissions before this one; each has keys of its own, so that no worker's death counts against the next."""
+    failures: int = 0
+    """Times that it raised an error."""
+    deaths: int = 0
+    """Times that dask gave it up because workers that ran it died."""
+    sent: float = 0.0
+    """When it was submitted."""
+    told: bool = False
+    """Whether it was told to be slow."""
+
+
+class Windows:
+    """The graph of a run, cut into windows.
+
+    Parameters
+    ----------
+    make
+        Makes the lazy array of the run's tasks, one element per block, under a name that ends in the given suffix.
+    grid
+        The blocks.
+    client
+        Of the cluster.
+    whole
+        Submit everything at once: for graphs whose blocks share upstream tasks that are dear to compute twice.
+    anywhere
+        Whether workers without a GPU take part where others declare one.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[str], da.Array],
+        grid: BlockGrid,
+        client: Any,
+        whole: bool = False,
+        anywhere: bool = False,
+    ) -> None:
+        self.make, self.grid, self.client, self.whole = make, grid, client, whole
+        self.workers = Workers(client, anywhere)
+        self.banned: set[str] = set()
+        """Workers that declare a device and lack it."""
+        self._where: dict[str, Any] = {}
+        self._graphs: dict[int, tuple[str, HighLevelGraph]] = {}
+        self._held: dict[str, Any] = {}
+        self._payloads = payloads_of(make("").dask)
+
+    @property
+    def hopeless(self) -> int:
+        """Failures after which a run without a single success should end."""
+        return max(8, 2 * self.workers.slots)
+
+    def graph(self, attempt: int) -> tuple[str, HighLevelGraph]:
+        """Name and fused graph of all blocks for the n-th attempt."""
+        if self._where != (where := self._annotation()):
+            self._where = where
+            self._graphs.clear()
+        if attempt not in self._graphs:
+            array = self.make(f"-{attempt}" if attempt else "")
+            layers = {name: self._annotated(name, layer) for name, layer in array.dask.layers.items()}
+            graph = HighLevelGraph(layers, array.dask.dependencies)
+            # Of the keys it takes the names only: one stands for ten million.
+            with dask.config.set({"array.query-planning": False}):
+                self._graphs[attempt] = array.name, optimize_blockwise(graph, keys=[(array.name,)])
+        return self._graphs[attempt]
+
+    def window(self, keys: Sequence[tuple[Any, ...]], attempt: int) -> HighLevelGraph:
+        """The graph of some blocks, without the payloads that are held as tasks."""
+        _, graph = self.graph(attempt)
+        culled = graph.cull(set(keys))
+        layers = {n: x for n, x in culled.layers.items() if not any(isinstance(v, Payload) for v in values_of(x))}
+        names = set(layers)
+        return HighLevelGraph(layers, {n: culled.dependencies[n] & names for n in names})
+
+    def hold(self) -> None:
+        """Ship volume and network as tasks, kept while this object lives: recomputed if their worker dies, and shipped
+        again if dask gave them up or the scheduler is another one."""
+        if not self._held and self.client.scheduler.address.startswith("inproc://"):
+            self._payloads = [p.staying() for p in self._payloads]
+        for payload in self._payloads:
+            held = self._held.pop(payload.key, None)
+            if held is None or held.status not in ("pending", "finished"):
+                del held  # or the scheduler would give the old answer
+                held = self.client.submit(_keep, payload, key=payload.key, pure=False)
+            self._held[payload.key] = held
+
+    def submit(self, blocks: Sequence[Block], in_turn: int = 1) -> Iterator[tuple[Any, list[Block]]]:
+        """Futures of the blocks' tasks; those that were begun before go first.
+
+        So many blocks that follow each other become one task that runs them ``in_turn`` and returns a list, where
+        blocks share no task with others. Those that are tried again have tasks of their own.
+        """
+        for attempt in sorted({b.attempt for b in blocks}):
+            some = [b for b in blocks if b.attempt == attempt]
+            name, _ = self.graph(attempt)
+            keys = [(name, *self.grid.unravel(b.position)) for b in some]
+            graph: Any = self.window(keys, attempt)
+            n = 1
+            if attempt == 0 and in_turn > 1 and len(tasks := dict(graph)) == len(keys):
+                n = in_turn
+                graph = {keys[i]: [tasks[key] for key in keys[i : i + n]] for i in range(0, len(keys), n)}
+            futures = self.client.get(graph, keys[::n], sync=False, priority=int(attempt > 0), **self._where)
+            yield from zip(futures, (some[i : i + n] for i in range(0, len(some), n)), strict=True)
+
+    def _annotation(self) -> dict[str, Any]:
+        """Where kernels go: where GPUs are declared, and not where none was found."""
+        annotation = dict(self.workers.annotation)
+        if self.banned:
+            annotation |= {"workers": sorted(self.workers.present - self.banned), "allow_other_workers": True}
+        return annotation
+
+    def _annotated(self, name: str, layer: Any) -> Any:
+        """Kernels and what is fused with them are annotated."""
+        if self._where and name.startswith(("infer-", "save-")):
+            layer = copy.copy(layer)
+            layer.annotations = {**(layer.annotations or {}), **self._where}
+        return layer
+
+
+def _keep(payload: Payload) -> Payload:
+    return payload
