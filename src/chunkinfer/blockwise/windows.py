@@ -78,7 +78,7 @@ class Windows:
         return max(8, 2 * self.workers.slots)
 
     def graph(self, attempt: int) -> tuple[str, HighLevelGraph]:
-        """Name and fused graph of all blocks for the n-th attempt."""
+        """Name and fused graph of all blocks for the n-th attempt, without the payloads that are held as tasks."""
         if self._where != (where := self._annotation()):
             self._where = where
             self._graphs.clear()
@@ -88,16 +88,18 @@ class Windows:
             graph = HighLevelGraph(layers, array.dask.dependencies)
             # Of the keys it takes the names only: one stands for ten million.
             with dask.config.set({"array.query-planning": False}):
-                self._graphs[attempt] = array.name, optimize_blockwise(graph, keys=[(array.name,)])
+                fused = optimize_blockwise(graph, keys=[(array.name,)])
+            # Culling a graph that holds values, which payloads are to dask, makes a table of all its keys.
+            layers = {n: x for n, x in fused.layers.items() if not any(isinstance(v, Payload) for v in values_of(x))}
+            names = set(layers)
+            dependencies = {name: fused.dependencies[name] & names for name in names}
+            self._graphs[attempt] = array.name, HighLevelGraph(layers, dependencies)
         return self._graphs[attempt]
 
     def window(self, keys: Sequence[tuple[Any, ...]], attempt: int) -> HighLevelGraph:
-        """The graph of some blocks, without the payloads that are held as tasks."""
+        """The graph of some blocks."""
         _, graph = self.graph(attempt)
-        culled = graph.cull(set(keys))
-        layers = {n: x for n, x in culled.layers.items() if not any(isinstance(v, Payload) for v in values_of(x))}
-        names = set(layers)
-        return HighLevelGraph(layers, {n: culled.dependencies[n] & names for n in names})
+        return graph.cull(set(keys))
 
     def hold(self) -> None:
         """Ship volume and network as tasks, kept while this object lives: recomputed if their worker dies, and shipped
