@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -20,43 +18,7 @@ from chunkinfer.blockwise import Lease, lease
 from chunkinfer.errors import OutputInUse
 from chunkinfer.events import BLOCK_DONE, Event
 from chunkinfer.storage import Files
-
-EVERY = 0.2
-"""Seconds between heartbeats here."""
-
-HOLD = """
-import sys, time
-from chunkinfer.blockwise import Lease
-from chunkinfer.errors import OutputInUse
-from chunkinfer.events import BLOCK_DONE, Event
-from chunkinfer.storage import Files
-with Lease(Files(sys.argv[1]), every=float(sys.argv[2])) as lease:
-    print("held", flush=True)
-    while True:
-        time.sleep(0.05)
-        try:
-            lease.check()
-        except OutputInUse as error:
-            print(error.what, flush=True)
-            break
-"""
-
-
-class Holder:
-    """A process that holds the lease of an output."""
-
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-c", HOLD, str(folder), str(EVERY)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "held\n"
-
-    def __enter__(self) -> Holder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+from storage.holding import EVERY, Holder
 
 
 def test_the_second_run_is_refused(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import chunkinfer as ci
 from chunkinfer.storage import Files, Ledger
 from clusters import PATIENCE, TESTS, Cluster
 from probes import Watched
+from proxies import Proxy
 
 SHAPE = (64, 48, 32)
 BLOCKS = 24
@@ -39,6 +41,7 @@ import chunkinfer as ci
 from chunkinfer.watching import JsonLines
 from distributed import Client
 from probes import Watched
+from proxies import Proxy
 if __name__ == "__main__":
     volume, output, log, seconds, scheduler, options = sys.argv[1:]
     with Client(scheduler) as client:
@@ -154,3 +157,40 @@ def kill_and_resume(job: Job, download: Callable[[str, Path], None], folder: Pat
     assert skipped >= done >= 4
     assert job.finish() == (0, BLOCKS)
     job.assert_right(download, folder)
+
+
+def survive_faults(
+    server: str,
+    variable: str,
+    url: str,
+    options: Mapping[str, Any],
+    download: Callable[[str, Path], None],
+    folder: Path,
+) -> None:
+    """One request in twenty is answered by 503, or not at all, before or after the store did what it was asked for.
+
+    Parameters
+    ----------
+    server
+        URL of the store.
+    variable
+        Of the environment, that names the server.
+    """
+    with Proxy(server).running() as proxy, pytest.MonkeyPatch.context() as patch:
+        # A stalled request is given up after this time; by default curl waits for as long as the connection lives.
+        patch.setenv("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "2")
+        patch.setenv("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+        patch.setenv(variable, proxy.url)
+        cluster = Cluster(folder)
+        try:
+            cluster.worker()
+            cluster.worker()
+            job = Job(folder, url, cluster, options)
+            proxy.every = 20
+            assert job.finish() == (BLOCKS, 0)
+        finally:
+            cluster.close()
+        proxy.every = 0
+        assert set(proxy.failed) == {"refuse", "stall", "lose"}
+        assert sum(proxy.failed.values()) >= sum(proxy.seen.values()) // 25
+        job.assert_right(download, folder / "copy")

@@ -1,6 +1,8 @@
-"""A bucket of a real S3 API on loopback."""
+"""Buckets of an S3 and a Google Cloud Storage API on loopback."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,3 +15,15 @@ def bucket(s3_server: str) -> str:
     # Versions count how often an object was written.
     client.put_bucket_versioning(Bucket="volumes", VersioningConfiguration={"Status": "Enabled"})
     return "volumes"
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[str]:
+    """URL of a server that this process, and those that it starts, take for Google's; it has the bucket "volumes"."""
+    pytest.importorskip("gcp_storage_emulator")
+    from storage.gcs import serving
+
+    with serving() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+        patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "not-so-secret-token")
+        yield url

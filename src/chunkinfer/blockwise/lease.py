@@ -90,6 +90,7 @@ class Lease:
         self._stop.set()
         self._beating.join()
         if self._lost is None:
+            # S3 deletes without a condition: tensorstore looks first. Who took over in between writes its lease again.
             self.files.write_if(NAME, None, self._version)
             self.files.tidy()  # of a run that was refused before it wrote anything
 
