@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 import chunkinfer as ci
-from chunkinfer.blockwise import Windows
+from chunkinfer.blockwise import Windows, runner
 from chunkinfer.blockwise.windows import Block
 from chunkinfer.errors import RunError
 from chunkinfer.storage import Files, Ledger
@@ -22,7 +22,8 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The blocks of every task that is sent."""
+    """The blocks of every task that is sent; on a busy machine too, no block is too slow to share one."""
+    monkeypatch.setattr(runner, "TASK_SECONDS", 5.0)
     sent: list[list[int]] = []
     submit = Windows.submit
 

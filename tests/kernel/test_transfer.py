@@ -316,7 +316,7 @@ def test_threads_do_not_block_each_other(kernels: int, eager: float) -> None:
     for block, result in zip(blocks, results, strict=True):
         assert np.array_equal(result, block.astype(np.int64) * 3 + 1)
     assert most <= kernels
-    assert cuda.most_locked <= BUFFERS
+    assert cuda.most_locked <= BUFFERS + 3  # a thread that played a copy may still hold the buffer it came from
     assert len(cuda.streams) == 3 + kernels  # the default one, up, down, and one of each kernel's thread
 
 
