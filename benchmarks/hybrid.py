@@ -36,7 +36,7 @@ def start(folder: Path, core: int, *command: str) -> subprocess.Popen[bytes]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=196, help="voxels along each axis")
+    parser.add_argument("--side", type=int, default=192, help="voxels along each axis")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -75,8 +75,8 @@ def run(side: int, folder: Path) -> dict[str, Any]:
             with Client(address) as client:
                 client.wait_for_workers(len(workers))
                 for output in ("warm", "out"):  # the first compiles
-                    part = volume[:56, :56, :56] if output == "warm" else volume
-                    lazy = ci.infer(part, net, patch=72, block=28, cpu_engine="openvino", device="cpu")
+                    part = volume[:144, :144, :144] if output == "warm" else volume
+                    lazy = ci.infer(part, net, patch=96, block=48, cpu_engine="openvino", device="cpu")
                     report = ci.save(lazy, folder / output, client=client, progress=False, overwrite=True)
             rows.append(
                 {"workers": " and ".join(kinds), "seconds": report.seconds, "speed": side**3 / report.seconds / 1e6,

@@ -112,9 +112,12 @@ class Kubernetes:
         return "\n".join(f"== {log.name}\n" + "\n".join(log.read_text().splitlines()[-30:]) for log in logs)
 
     def end_users(self) -> None:
-        """Of a test that failed."""
+        """Of a test that failed, and their clusters, which would stay for an hour and be in the next test's way."""
         for process in self.users:
-            process.kill()
+            if process.poll() is None:
+                process.kill()
+                for name in self.there("daskclusters"):
+                    self.ask(f"{PATHS['daskclusters']}/namespaces/default/daskclusters/{name}", "DELETE")
             process.communicate()
         self.users.clear()
 

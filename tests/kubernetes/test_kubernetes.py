@@ -198,39 +198,41 @@ def test_a_run_goes_on_in_another_cluster(clean: Any, volume: Path, tmp_path: Pa
     assert_right(volume, output, tmp_path)
 
 
-JOINED = (
-    PRELUDE
-    + """
-with ci.clusters.kubernetes(name="joined", **SMALL) as cluster, Client(cluster) as client:
-    found = names(client)
-print(json.dumps(len(found)))
-"""
-)
-
-STRANGERS = """
+REFUSALS = """
 import json, sys
 from distributed import Client, Security
 
-def refused(scheme, **security):
-    try:
-        Client(f"{scheme}://{sys.argv[1]}:8786", timeout=3, **security).close()
-    except OSError:
-        return True
-    return False
-
-print(json.dumps([refused("tcp"), refused("tls", security=Security.temporary())]))
+def refused(place):
+    refusals = []
+    for scheme, security in (("tcp", None), ("tls", Security.temporary())):
+        try:
+            Client(f"{scheme}://{place}", security=security, timeout=3).close()
+        except OSError:
+            refusals.append(scheme)
+    return refusals
 """
+
+JOINED = (
+    PRELUDE
+    + REFUSALS
+    + """
+with ci.clusters.kubernetes(name="joined", **SMALL) as cluster, Client(cluster) as client:
+    print(json.dumps([len(names(client)), refused(cluster.scheduler_address.removeprefix("tls://"))]))
+"""
+)
+
+STRANGER = REFUSALS + "print(json.dumps(refused(sys.argv[1])))"
 
 
 @pytest.mark.slow
 def test_a_cluster_is_joined_and_removed_when_idle(clean: Any) -> None:
-    """A second process joins by the name and leaves it running; strangers are refused; the operator, which speaks no
-    TLS, still sees that nothing happens any more."""
+    """A second process joins by the name and leaves it running; strangers are refused, through the API server as well;
+    the operator, which speaks no TLS, still sees that nothing happens any more."""
     with clean.start(LEFT, "joined", 0) as process:
         assert process.stdout.readline() == "up\n", clean.logs()
-        assert clean.run(JOINED) == 1
+        assert clean.run(JOINED) == [1, ["tcp", "tls"]]
         (scheduler,) = clean.there("pods", "dask.org/component=scheduler").values()
-        assert clean.run(STRANGERS, scheduler["status"]["podIP"]) == [True, True]
+        assert clean.run(STRANGER, f"{scheduler['status']['podIP']}:8786") == ["tcp", "tls"]
         assert "joined" in clean.there("daskclusters")
         process.kill()
         process.communicate()
@@ -246,6 +248,7 @@ PENDING = (
 ways = dict(SMALL, gpus=1, node_selector={"pool": "gpu"}, start_timeout=30)
 with ci.clusters.kubernetes(3, name="gpus", **ways) as cluster, Client(cluster) as client:
     client.wait_for_workers(2, timeout=180)
+    until(lambda: os.path.exists(sys.argv[1]))
     resources = [w["resources"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
 print(json.dumps(resources))
 """
@@ -253,13 +256,17 @@ print(json.dumps(resources))
 
 
 @pytest.mark.slow
-def test_one_pod_per_gpu(clean: Any) -> None:
+def test_one_pod_per_gpu(clean: Any, tmp_path: Path) -> None:
     """The node has two GPUs: two workers declare one each, the third waits, and the scheduler takes none."""
-    process = clean.start(PENDING)
-    until(lambda: len(clean.workers()) == 2 or process.poll() is not None, clean.logs)
-    pods = clean.there("pods", "dask.org/component=worker").values()
-    reasons = [c.get("message", "") for p in pods for c in p["status"].get("conditions", [])]
-    assert any("Insufficient nvidia.com/gpu" in reason for reason in reasons)
+
+    def waiting() -> set[str]:
+        pods = clean.there("pods", "dask.org/component=worker").items()
+        return {name for name, pod in pods if "Insufficient nvidia.com/gpu" in json.dumps(pod["status"])}
+
+    seen = tmp_path / "seen"
+    process = clean.start(PENDING, seen)
+    until(lambda: (len(waiting()) == 1 and len(clean.workers()) == 2) or process.poll() is not None, clean.logs)
+    seen.touch()
     assert clean.end(process) == [{"GPU": 1.0}, {"GPU": 1.0}]
 
 

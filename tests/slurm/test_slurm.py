@@ -36,9 +36,9 @@ BLOCKS = 48
 CODE = ("yaml", "python", "bash")
 
 
-def jobs() -> set[str]:
-    """Numbers of the jobs that wait or run."""
-    return set(subprocess.check_output(["squeue", "-h", "-o", "%A"], text=True).split())
+def jobs(state: str = "PENDING,RUNNING,COMPLETING") -> set[str]:
+    """Numbers of the jobs in a state: those that wait or run."""
+    return set(subprocess.check_output(["squeue", "-h", "-t", state, "-o", "%A"], text=True).split())
 
 
 def states(job: str) -> str:
@@ -212,8 +212,31 @@ def test_workers_that_reach_their_lifetime_retire_and_come_back(
         assert (report.computed, report.failed) == (BLOCKS, [])
         assert len(seen) > 2, "no job took over from one that had retired"
         assert_right(volume, tmp_path)
-        ended = subprocess.check_output(["squeue", "-h", "-t", "all", "-o", "%T"], text=True)
-        assert "TIMEOUT" not in ended, "SLURM had to kill a job"
+        assert not seen & jobs("TIMEOUT"), "SLURM had to kill a job"
+
+
+@pytest.mark.slow
+def test_jobs_that_slurm_kills_at_their_walltime_are_replaced(
+    submit: Submit, volume: np.ndarray, tmp_path: Path
+) -> None:
+    """SLURM's shortest walltime is a minute, and it looks every half minute. The workers here know nothing of it."""
+    worker = ci.clusters.settings.Worker(gpu=True, cores=2, memory=1 << 30, slots=2)
+    with (
+        submit(2, walltime="00:01:00", options={"worker_extra_args": worker.arguments()}) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(2, timeout=PATIENCE)
+        first = jobs()
+        assert [f["lifetime"] for f in workers(client)] == [None, None]
+        with running(client, volume, tmp_path, seconds=5.0) as future:
+            report = future.result(6 * PATIENCE)
+        assert (report.computed, report.failed) == (BLOCKS, [])
+        killed = jobs("TIMEOUT")
+        assert first <= killed, "SLURM did not kill them"
+        for job in first:
+            assert "DUE TO TIME LIMIT" in (tmp_path / "logs" / f"chunkinfer-{job}.err").read_text()
+        assert BLOCKS <= len(events(tmp_path / "log")) <= BLOCKS + 2 * len(killed)
+        assert_right(volume, tmp_path)
 
 
 @pytest.mark.slow

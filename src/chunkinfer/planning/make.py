@@ -466,12 +466,12 @@ def _check_block(lattice: PatchLattice, block: Sequence[int], names: Sequence[st
         return
     for name, axis, b in zip(names, lattice.axes, block, strict=True):
         if b < axis.output and b % axis.zone:
-            down, up = b // axis.zone * axis.zone, -(-b // axis.zone) * axis.zone
+            near = dict.fromkeys(n for n in (b // axis.zone * axis.zone, -(-b // axis.zone) * axis.zone) if n)
             raise PlanError(
                 f"A block of {b} voxels on axis {name} is not a multiple of the patch's clean zone, {axis.zone}.",
                 "Patches at such cuts would run twice: 2 to 8 times the work.",
                 [
-                    f"take a block of {down or up} or {up} on this axis",
+                    f"take a block of {' or '.join(map(str, near))} on this axis",
                     "leave patch= out: the plan chooses one whose clean zone divides the block",
                 ],
             )

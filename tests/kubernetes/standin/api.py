@@ -127,22 +127,24 @@ class Api:
             await socket.close()
             return socket
 
-        async def back() -> None:
-            while data := await reader.read(FRAME):
-                await socket.send_bytes(b"\0" + data)
-            await socket.close()
-
-        task = asyncio.create_task(back())
-        try:
+        async def forth() -> None:
             async for message in socket:
                 if message.type == WSMsgType.BINARY:
                     writer.write(message.data[1:])
                     await writer.drain()
-        except ConnectionError:
-            pass
-        finally:
-            task.cancel()
-            writer.close()
+
+        async def back() -> None:
+            while data := await reader.read(FRAME):
+                await socket.send_bytes(b"\0" + data)
+
+        # Whichever side closes, the other one must hear of it.
+        ways = [asyncio.create_task(forth()), asyncio.create_task(back())]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        writer.close()
+        await socket.close()
         return socket
 
 

@@ -40,6 +40,9 @@ CLUSTER_WIDE = {"namespaces", "nodes", "customresourcedefinitions"}
 LENIENT = {"Event", "Node", "Namespace"}
 """Kinds that are not validated: the operator's and this program's own."""
 
+STATUS: Mapping[str, Object] = {"pods": {"phase": "Pending"}, "services": {"loadBalancer": {}}}
+"""That a new resource has."""
+
 SCHEMAS = "1.32"
 """The Kubernetes whose schemas hold."""
 
@@ -89,8 +92,8 @@ class Store:
         if plural == "secrets":
             encoded = {k: base64.b64encode(v.encode()).decode() for k, v in body.pop("stringData", {}).items()}
             body["data"] = {**body.get("data", {}), **encoded}
-        if plural == "services":
-            body["status"] = {"loadBalancer": {}}
+        if plural in STATUS:
+            body["status"] = copy.deepcopy(STATUS[plural])
         body["metadata"] |= {
             "uid": str(uuid.uuid4()),
             "generation": 1,
