@@ -28,10 +28,10 @@ DEATHS = 3
 """Times that dask may give up a block, each after several workers died in a row that had it: on the way to a GPU, all
 blocks that a worker was assigned count as its victims, so one time tells little."""
 
-BLOCKS_PER_SLOT = 4, 256
+BLOCKS_PER_SLOT = 4, 128
 """Blocks that the scheduler knows, per task that can run at a time: at least, and at most where they are quick."""
 
-WINDOW_SECONDS = 2.0
+WINDOW_SECONDS = 1.0
 """A window of quick blocks lasts so long, for that its graph costs as much as that of one block."""
 
 ENDED = "finished", "error", "cancelled"
