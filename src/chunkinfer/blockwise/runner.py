@@ -43,7 +43,7 @@ TICK = 0.5
 TOGETHER = 0.25
 """Seconds for which results of quick blocks are collected before they are asked for."""
 
-TASK_SECONDS, BLOCKS_PER_TASK = 0.1, 32
+TASK_SECONDS, BLOCKS_PER_TASK = 0.2, 32
 """Blocks that are quicker than that run several to a task, at most so many: a task costs the scheduler, the client and
 its worker some milliseconds together, whatever it does."""
 
