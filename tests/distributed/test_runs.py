@@ -78,7 +78,7 @@ def test_the_first_signal_pauses(stored: Stored, tmp_path: Path, number: signal.
 def test_the_second_stops_at_once(stored: Stored, tmp_path: Path) -> None:
     volume, output, log = stored(64, 48, 32), tmp_path / "out.zarr", tmp_path / "log"
     with started(volume, output, log) as process:
-        until(lambda: len(events(log)) >= 3 or process.poll() is not None)
+        until(lambda: Ledger(Files(str(output))).done(24).count >= 1 or process.poll() is not None)
         for _ in range(2):
             process.send_signal(signal.SIGINT)
             time.sleep(0.1)

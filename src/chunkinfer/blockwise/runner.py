@@ -40,7 +40,7 @@ ENDED = "finished", "error", "cancelled"
 TICK = 0.5
 """Seconds between looks at what no finished block tells: workers, a pause, a scheduler that is gone."""
 
-TOGETHER = 0.25
+TOGETHER = 0.1
 """Seconds for which results of quick blocks are collected before they are asked for."""
 
 TASK_SECONDS, BLOCKS_PER_TASK = 0.2, 32
@@ -277,12 +277,13 @@ class _Run:
 
     def _recall(self) -> None:
         """Take back the blocks that no worker has begun."""
+        waiting = {key: future for key, (future, _) in self.running.items() if future.status not in ENDED}
         try:
-            busy = {key for keys in self.client.processing().values() for key in keys}
+            begun = {key for keys in self.client.processing().values() for key in keys}
+            begun |= {key for key, workers in self.client.who_has(list(waiting.values())).items() if workers}
         except OSError:  # the client reconnects: nothing runs
-            busy = set()
-        waiting = [future for key, (future, _) in self.running.items() if key not in busy]
-        self.client.cancel(waiting, reason="paused")
+            begun = set()
+        self.client.cancel([future for key, future in waiting.items() if key not in begun], reason="paused")
 
     def _tell_slow(self) -> None:
         if len(self.turnarounds) < 8:

@@ -13,6 +13,7 @@ from typing import Any
 
 import dask
 import dask.array as da
+from dask._task_spec import Task, TaskRef
 from dask.blockwise import optimize_blockwise
 from dask.highlevelgraph import HighLevelGraph
 
@@ -116,19 +117,20 @@ class Windows:
     def submit(self, blocks: Sequence[Block], in_turn: int = 1) -> Iterator[tuple[Any, list[Block]]]:
         """Futures of the blocks' tasks; those that were begun before go first.
 
-        So many blocks that follow each other become one task that runs them ``in_turn`` and returns a list, where
-        blocks share no task with others. Those that are tried again have tasks of their own.
+        Where blocks share no task with others, so many that follow each other become one task that runs them
+        ``in_turn`` and returns a list; those that are tried again have tasks of their own.
         """
         for attempt in sorted({b.attempt for b in blocks}):
             some = [b for b in blocks if b.attempt == attempt]
             name, _ = self.graph(attempt)
             keys = [(name, *self.grid.unravel(b.position)) for b in some]
             graph: Any = self.window(keys, attempt)
-            n = 1
-            if attempt == 0 and in_turn > 1 and len(tasks := dict(graph)) == len(keys):
-                n = in_turn
-                graph = {keys[i]: [tasks[key] for key in keys[i : i + n]] for i in range(0, len(keys), n)}
-            futures = self.client.get(graph, keys[::n], sync=False, priority=int(attempt > 0), **self._where)
+            n, where = 1, dict[str, Any]()
+            if not self.whole and len(tasks := graph.to_dict()) == len(keys):
+                n, where = in_turn if attempt == 0 else 1, self._where
+                groups = [keys[i : i + n] for i in range(0, len(keys), n)]
+                graph = {group[0]: _sealed(group[0], [tasks[key] for key in group]) for group in groups}
+            futures = self.client.get(graph, keys[::n], sync=False, priority=int(attempt > 0), **where)
             yield from zip(futures, (some[i : i + n] for i in range(0, len(some), n)), strict=True)
 
     def _annotation(self) -> dict[str, Any]:
@@ -148,3 +150,18 @@ class Windows:
 
 def _keep(payload: Payload) -> Payload:
     return payload
+
+
+def _sealed(key: Any, tasks: Sequence[Any]) -> Task:
+    """A task that runs others in turn: bytes to the scheduler, which keeps the last thousand of each worker."""
+    from distributed.protocol.pickle import dumps
+
+    needs = sorted(set().union(*(task.dependencies for task in tasks)))
+    return Task(key, _in_turn, dumps(list(tasks)), tuple(needs), *map(TaskRef, needs))
+
+
+def _in_turn(tasks: bytes, names: Sequence[str], *values: Any) -> list[Any]:
+    from distributed.protocol.pickle import loads
+
+    known = dict(zip(names, values, strict=True))
+    return [task(known) for task in loads(tasks)]
