@@ -41,6 +41,7 @@ def compare(
     return float(np.abs(results[0] - expected).max())
 
 
+@pytest.mark.slow
 def test_a_crop_is_the_whole_network(fib25: Path, real_models: Path, tmp_path: Path) -> None:
     patches: list[dict[str, object]] = [
         {"patch": {"z": 68}},

@@ -199,7 +199,8 @@ def test_a_clean_run_has_no_findings(stores: Callable[[str], Path], name: str) -
 
 
 @pytest.mark.parametrize(
-    ("settings", "double"), [({"precision": "bf16"}, False), ({"dtype": "float16"}, False), ({}, True)]
+    ("settings", "double"),
+    [pytest.param({"precision": "bf16"}, False, marks=pytest.mark.slow), ({"dtype": "float16"}, False), ({}, True)],
 )
 def test_round_off_follows_precision_and_dtype(tmp_path: Path, settings: dict[str, Any], double: bool) -> None:
     """Clean in each, and a difference of ten times the tolerance is found in each."""
@@ -220,7 +221,10 @@ def test_round_off_follows_precision_and_dtype(tmp_path: Path, settings: dict[st
 # What is stored in one place.
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if "twice" not in n])
+@pytest.mark.parametrize(
+    "name",
+    [n if i % 3 == 0 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(CASES) if "twice" not in n],
+)
 def test_a_stale_block(case_at: Callable[[str], tuple[Case, Path]], name: str) -> None:
     """One block of an older volume's run."""
     case, url = case_at(name)

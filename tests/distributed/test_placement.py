@@ -32,11 +32,11 @@ def test_kernels_run_one_at_a_time_where_a_gpu_is_declared(
     gpu_client: Client, stored: Stored, tmp_path: Path, exchange: bool
 ) -> None:
     log = tmp_path / "log"
-    volume = ci.open_volume(stored(64, 48, 64))
+    volume = ci.open_volume(stored(48, 32, 64))
     result = ci.infer(volume, Watched(log, seconds=0.03), patch=18, block=16, exchange=exchange)
     report = ci.save(result, tmp_path / "out.zarr", progress=False)
     ran = events(log)
-    assert len(ran) == report.blocks == 48
+    assert len(ran) == report.blocks == 24
     (gpu,) = [pid for pid, declared in pids(gpu_client).items() if declared.get("GPU")]
     assert {event.pid for event in ran} == {gpu}
     assert most_at_once(ran) == 1

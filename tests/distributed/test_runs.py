@@ -54,7 +54,8 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_pauses(stored: Stored, tmp_path: Path, number: signal.Signals) -> None:
     volume, output, log = stored(64, 48, 32), tmp_path / "out.zarr", tmp_path / "log"
     with started(volume, output, log) as process:

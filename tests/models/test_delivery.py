@@ -311,6 +311,7 @@ def watched(client: Any) -> tuple[set[str], int]:
     return holding, largest
 
 
+@pytest.mark.slow
 def test_weights_are_in_no_graph(tmp_path: Path, server: Proxy, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By path and URL they never meet the scheduler; as bytes they are in one held task, and in no window."""
     path = script(folder / "net.pt")
