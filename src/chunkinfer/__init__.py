@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chunkinfer import clusters as clusters
     from chunkinfer import errors as errors
+    from chunkinfer import operators as operators
     from chunkinfer.checking.audit import audit as audit
     from chunkinfer.checking.audit_report import AuditReport as AuditReport
     from chunkinfer.checking.status import Status as Status
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     from chunkinfer.models.augmentation import augment as augment
     from chunkinfer.planning import Plan as Plan
     from chunkinfer.planning import Prices as Prices
+    from chunkinfer.pyramids import pyramid as pyramid
     from chunkinfer.reports import RunReport as RunReport
     from chunkinfer.saving import save as save
+    from chunkinfer.viewers.slices import show as show
+    from chunkinfer.viewers.slices import thumbnails as thumbnails
+    from chunkinfer.viewers.viewing import view as view
     from chunkinfer.volume import open_volume as open_volume
 
 __version__ = "0.1.0"
@@ -53,12 +58,17 @@ _HOMES = {
     "errors": "chunkinfer.errors",
     "infer": "chunkinfer.inference",
     "open_volume": "chunkinfer.volume",
+    "operators": "chunkinfer.operators",
     "plan": "chunkinfer.inference",
+    "pyramid": "chunkinfer.pyramids",
     "receptive_field": "chunkinfer.models",
     "save": "chunkinfer.saving",
+    "show": "chunkinfer.viewers.slices",
     "status": "chunkinfer.checking.status",
+    "thumbnails": "chunkinfer.viewers.slices",
     "tiling_error": "chunkinfer.checking.tiling_error",
     "verify": "chunkinfer.checking.verify",
+    "view": "chunkinfer.viewers.viewing",
 }
 
 __all__ = [
@@ -78,12 +88,17 @@ __all__ = [
     "errors",
     "infer",
     "open_volume",
+    "operators",
     "plan",
+    "pyramid",
     "receptive_field",
     "save",
+    "show",
     "status",
+    "thumbnails",
     "tiling_error",
     "verify",
+    "view",
 ]
 
 
@@ -91,7 +106,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'chunkinfer' has no attribute {name!r}; it has {', '.join(__all__)}")
     module = import_module(_HOMES[name])
-    value = module if name in ("clusters", "errors") else getattr(module, name)
+    value = module if name in ("clusters", "errors", "operators") else getattr(module, name)
     globals()[name] = value
     return value
 

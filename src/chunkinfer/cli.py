@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -112,6 +112,14 @@ SCHEDULER = _options(
 )
 
 
+LOGGING = _options(
+    click.option(
+        "--log", type=click.Path(dir_okay=False), help="Append a line of JSON to this file for whatever happens."
+    ),
+    click.option("--metrics", type=int, help="Serve numbers for Prometheus at this port of the loopback interface."),
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="chunkinfer")
 def main() -> None:
@@ -123,14 +131,14 @@ def main() -> None:
 @click.argument("dst")
 @SOURCE
 @INFERENCE
-@click.option("--format", help="zarr3, zarr2 or precomputed.")
+@click.option("--format", help="zarr3, zarr2, precomputed, ome-zarr, ome-zarr-0.4 or n5.")
+@click.option("--pyramid", is_flag=True, help="Write coarser levels too: precomputed and OME-Zarr.")
 @click.option("--chunks", type=_Voxels(), help="Of the output, c,z,y,x.")
 @click.option("--shards", type=_Voxels(), help="Of the output, c,z,y,x.")
 @click.option("--encoding", help="Of precomputed: raw, jpeg or compressed_segmentation.")
 @click.option("--overwrite", is_flag=True, help="Delete what is stored at DST and start anew.")
 @SCHEDULER
-@click.option("--log", type=click.Path(dir_okay=False), help="Append a line of JSON to this file for whatever happens.")
-@click.option("--metrics", type=int, help="Serve numbers for Prometheus at this port of the loopback interface.")
+@LOGGING
 def infer(src: str, dst: str, log: str | None, metrics: int | None, **given: Any) -> None:
     """Run a network over the volume at SRC and store the result at DST.
 
@@ -138,15 +146,68 @@ def infer(src: str, dst: str, log: str | None, metrics: int | None, **given: Any
     stops at once.
     """
     import chunkinfer as ci
-    from chunkinfer.watching import JsonLines, Metrics
 
-    events: list[Any] = [] if log is None else [JsonLines(log)]
-    if metrics is not None:
-        events.append(Metrics(metrics))
-    settings = {k: given.pop(k) for k in ("format", "chunks", "shards", "encoding", "overwrite")}
+    events = _subscribers(log, metrics)
+    settings = {k: given.pop(k) for k in ("format", "chunks", "shards", "encoding", "pyramid", "overwrite")}
     with _client(given) as client:
         result = ci.infer(_open(src, given), **_inference(given))
         click.echo(ci.save(result, dst, client=client, events=events, **settings))
+
+
+RUNNING = _options(
+    click.option("--dry-run", is_flag=True, help="Print what each step declares and the plan; compute nothing."),
+    click.option("--yaml", "as_yaml", is_flag=True, help="Print the pipeline as a file, and run nothing."),
+    SCHEDULER,
+    LOGGING,
+)
+
+
+@main.command("open", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="URL [OPTIONS] STEP [OPTIONS] ... save URL")
+@click.option("--plugin", "plugins", multiple=True, help="module:function, a step of your own; it is code.")
+@RUNNING
+def open_(words: tuple[str, ...], plugins: tuple[str, ...], **given: Any) -> None:
+    """Open a volume, take it through a chain of steps, and save it, in one pass.
+
+    Every option of a step comes after its name. --as NAME names a step's result, and --from NAME works on it. Options
+    of the run may stand anywhere.
+    """
+    from chunkinfer.pipelines import Pipeline, commands
+
+    if helped := {"-h", "--help"}.intersection(words):
+        table = commands(plugins)
+        before = ["open", *words[: min(words.index(word) for word in helped)]]
+        named = [word for word in before if word in table]
+        click.echo(_help_of(table[named[-1]]) if len(before) > 1 else _overview(table))
+        return
+    _run(Pipeline.from_words(["open", *words], plugins), **given)
+
+
+@main.command("run")
+@click.argument("file")
+@click.option("--output", "outputs", multiple=True, help="Instead of the file's; once for each save, in their order.")
+@click.option("--trust", is_flag=True, help="Run the code that the file names: .pt2 models, plugins, functions.")
+@RUNNING
+def run_file(file: str, outputs: tuple[str, ...], trust: bool, **given: Any) -> None:
+    """Run the pipeline in FILE, a path or URL of YAML; also .chunkinfer/pipeline.yaml beside an output.
+
+    A file says what is read, written and, with overwrite, deleted: look with --dry-run before you run a stranger's.
+    """
+    from chunkinfer.pipelines import Pipeline, read_file
+
+    pipeline = Pipeline.from_yaml(read_file(file), trust=trust)
+    _run(pipeline.with_outputs(outputs) if outputs else pipeline, **given)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--plugin", "plugins", multiple=True, help="module:function, a step of your own; it is code.")
+def operators(name: str | None, plugins: tuple[str, ...]) -> None:
+    """List the steps of a chain, or show what the one called NAME takes."""
+    from chunkinfer.pipelines import command, commands
+
+    table = commands(plugins)
+    click.echo(_overview(table) if name is None else _help_of(command(table, name)))
 
 
 @main.command()
@@ -256,7 +317,86 @@ def info(url: str, **given: Any) -> None:
     from chunkinfer.volume import describe
 
     volume = _open(url, given)
-    click.echo(describe(volume, open_source(url, level=given["level"], array=given["array"])))
+    click.echo(describe(volume, open_source(url, level=given["level"], array=given["array"], missing=given["missing"])))
+
+
+@main.command()
+@click.argument("url")
+@click.option("--levels", type=int, help="How many; by default until the image is as small as a chunk.")
+@click.option("--method", default="auto", help="mean, mode, min, max or stride; auto: mode for labels, else mean.")
+@click.option("--factors", type=_Voxels(), multiple=True, help="z,y,x for all levels; given again, one per level.")
+@click.option("--missing", type=click.Choice(["error", "fill"]), default="error", help="What an absent chunk is.")
+@click.option("--overwrite", is_flag=True, help="Make the levels that are there anew; the image stays.")
+@SCHEDULER
+def pyramid(url: str, factors: tuple[Any, ...], **given: Any) -> None:
+    """Add coarser levels to the precomputed volume or OME-Zarr image at URL; the same command resumes."""
+    import chunkinfer as ci
+
+    rows = None if not factors else factors[0] if len(factors) == 1 else list(factors)
+    with _client(given) as client:
+        click.echo(ci.pyramid(url, factors=rows, client=client, **given))
+
+
+@main.command()
+@click.argument("urls", nargs=-1)
+@click.option("--image", multiple=True, help="URL of an image, where it is not told from the data.")
+@click.option("--affinities", multiple=True, help="URL of affinities.")
+@click.option("--segmentation", multiple=True, help="URL of labels.")
+@click.option("--position", type=_Numbers(), help="z,y,x in voxels; the middle without it.")
+@click.option("--contrast", type=_Numbers(), help="Values of images that are black and white: 20,180.")
+@click.option("--layout", default="4panel", help="4panel, xy, xz, yz, 3d or xy-3d.")
+@click.option("--reader", type=click.Choice(["browser", "process"]), default="browser", help="Who reads the stores.")
+@click.option("--host", default="127.0.0.1", help="Where the page is served; this machine only by default.")
+@click.option("--port", type=int, default=0, help="Of the page; a free one by default.")
+@click.option("--screenshot", type=click.Path(dir_okay=False), help="Draw the view into this PNG file, and end.")
+@click.option("--size", type=int, nargs=2, default=(1200, 900), help="Width and height of the screenshot in pixels.")
+@click.option("--browser", help="The Chromium or Chrome that draws the screenshot.")
+@click.option("--state", is_flag=True, help="Print Neuroglancer's state as JSON, and end.")
+def view(
+    urls: tuple[str, ...], screenshot: str | None, size: tuple[int, int], browser: str | None, state: bool, **given: Any
+) -> None:
+    """Show the volumes at URLS in Neuroglancer, until Ctrl-C.
+
+    What a volume is, is told from its data: labels are integers of 32 bits or more, several channels are affinities.
+    """
+    from threading import Event
+
+    import chunkinfer as ci
+
+    kinds: dict[str, Any] = {kind: list(given.pop(kind)) for kind in ("image", "affinities", "segmentation")}
+    with ci.view(layers=list(urls), **kinds, **given) as shown:
+        if state:
+            click.echo(json.dumps(shown.state, indent=1))
+        if screenshot is not None:
+            shown.screenshot(screenshot, size=size, browser=browser)
+        if state or screenshot is not None:
+            return
+        click.echo(f"{shown.url}\nCtrl-C ends it.")
+        with suppress(KeyboardInterrupt):
+            Event().wait()
+
+
+@main.command()
+@click.argument("url")
+@click.option("-o", "--out", type=click.Path(dir_okay=False), required=True, help="The PNG file.")
+@click.option("--level", type=int, help="Of a multiscale image; by default the finest of at most 2000 voxels.")
+@click.option("--position", type=_Numbers(), help="z,y,x in voxels of the finest level; the middle without it.")
+@click.option("--kind", type=click.Choice(["image", "affinities", "segmentation"]), help="By default by the data.")
+def show(url: str, out: str, **given: Any) -> None:
+    """Draw three orthogonal slices of the volume at URL into one PNG."""
+    import chunkinfer as ci
+
+    click.echo(ci.show(url, out, **given).path)
+
+
+@main.command()
+@click.argument("url")
+@click.option("-o", "--out", type=click.Path(dir_okay=False), required=True, help="The PNG file.")
+def thumbnails(url: str, out: str) -> None:
+    """Draw the middle section of every level of the volume at URL into one PNG."""
+    import chunkinfer as ci
+
+    click.echo(ci.thumbnails(url, out).path)
 
 
 @main.command()
@@ -274,6 +414,68 @@ def _open(url: str, given: dict[str, Any]) -> Any:
 
     names = ("level", "array", "voxel_size", "offset", "missing")
     return ci.open_volume(url, **{k: given[k] for k in names})
+
+
+def _subscribers(log: str | None, metrics: int | None) -> list[Any]:
+    from chunkinfer.watching import JsonLines, Metrics
+
+    events: list[Any] = [] if log is None else [JsonLines(log)]
+    return events if metrics is None else [*events, Metrics(metrics)]
+
+
+def _run(pipeline: Any, dry_run: bool, as_yaml: bool, log: str | None, metrics: int | None, **given: Any) -> None:
+    """Run a pipeline, or print what it is."""
+    if as_yaml:
+        click.echo(pipeline.to_yaml(), nl=False)
+    elif dry_run:
+        click.echo(pipeline.plan())
+    else:
+        with _client(given) as client:
+            for report in pipeline.run(client=client, events=_subscribers(log, metrics)):
+                click.echo(report)
+
+
+def _help_of(command: Any) -> str:
+    """What a step takes."""
+    shown = click.HelpFormatter(max_width=110)
+    shown.write_usage(command.name, command.usage.removeprefix(command.name).strip())
+    shown.write_paragraph()
+    shown.write_text(command.summary)
+    arguments = [(p.name.upper(), p.help) for p in command.arguments]
+    options = [(_option(p), p.help) for p in command.parameters if not p.argument]
+    links = [("--as NAME", "Name the result for later steps.")] if command.name != "save" else []
+    links += [("--from NAME", "Work on the result of that name.")] if command.name != "open" else []
+    for title, rows in (("Arguments", arguments), ("Options", [*options, *links])):
+        if rows:
+            with shown.section(title):
+                shown.write_dl(rows, col_max=34)
+    return shown.getvalue().rstrip()
+
+
+def _option(parameter: Any) -> str:
+    """``--sections / --no-sections``, or with the name of its value and its default."""
+    if parameter.kinds == {"bool"}:
+        return f"{parameter.option} / --no-{parameter.option[2:]}"
+    value = f" [{parameter.name.upper()}]" if parameter.flag else f" {parameter.name.upper()}"
+    default = "" if parameter.default in (None, False) else f" ({parameter.default})"
+    return f"{parameter.option}{value}{'...' if parameter.several else ''}{default}"
+
+
+def _overview(table: Any) -> str:
+    """The steps of a chain, and the options of the run."""
+    shown = click.HelpFormatter(max_width=110)
+    shown.write_usage("chunkinfer open", "URL [OPTIONS] STEP [OPTIONS] ... save URL [OPTIONS]")
+    shown.write_paragraph()
+    shown.write_text(
+        "A chain of steps is one lazy graph and one pass. --as NAME names a step's result, --from NAME works on it. "
+        "Help on a step: chunkinfer operators STEP."
+    )
+    with shown.section("Steps"):
+        shown.write_dl([(c.usage.removesuffix(" [OPTIONS]"), c.summary) for c in table.values()], col_max=34)
+    with shown.section("Options of the run"):
+        context = click.Context(open_)
+        shown.write_dl([r for p in open_.params if (r := p.get_help_record(context)) and r[0].startswith("-")])
+    return shown.getvalue().rstrip()
 
 
 @contextmanager
@@ -313,7 +515,8 @@ def run() -> None:
     try:
         main()
     except ChunkinferError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        notes = "".join(f"\n  ({note})" for note in getattr(error, "__notes__", ()))
+        click.echo(f"{type(error).__name__}: {error}{notes}", err=True)
         sys.exit(130 if isinstance(error, RunPaused) else 1)
 
 

@@ -22,6 +22,7 @@
     ├── RunError               (RuntimeError)       blocks failed; everything else is stored
     │   └── RunPaused                               Ctrl-C or SIGTERM; what was begun is stored
     ├── ClusterError           (ValueError)         a cluster cannot be started as it is described
+    ├── ViewError              (RuntimeError)       a view cannot be served or drawn
     └── MissingExtra           (ImportError)        an optional dependency is absent
 """
 
@@ -121,6 +122,10 @@ class OutputError(ChunkinferError, RuntimeError):
 
 class RunError(ChunkinferError, RuntimeError):
     """Some blocks failed; everything else is stored, and the same call resumes."""
+
+
+class ViewError(ChunkinferError, RuntimeError):
+    """A view cannot be served or drawn."""
 
 
 class ClusterError(ChunkinferError, ValueError):

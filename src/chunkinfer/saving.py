@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import dask.array as da
-import numpy as np
 from dask.base import tokenize
-from numpy.typing import NDArray
 
 from chunkinfer.blockwise import (
-    Interrupts,
     Lease,
     Payload,
     Reader,
     Store,
-    Windows,
     check_reads,
-    client_for,
     copy_blocks,
     differences,
     networks_of,
     origin_of,
     places_read,
-    run_blocks,
     store_blocks,
 )
-from chunkinfer.errors import DestinationError, PlanError, RunError, RunPaused, SettingsDiffer, SourceNotFound
-from chunkinfer.events import BLOCK_DONE, BLOCK_FAILED, RUN_ENDED, RUN_STARTED, Events, Subscriber
+from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer, SourceNotFound
+from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.kernel import cores
 from chunkinfer.planning import WORTH_A_TASK, choose_layout, copy_block, every_axis
-from chunkinfer.reports import Progress, RunReport, versions
+from chunkinfer.pyramids import (
+    Finest,
+    Pyramid,
+    build,
+    coarser,
+    method_of,
+    plan_pyramid,
+    read_plan,
+    settle,
+    write_plan,
+)
+from chunkinfer.reports import RunReport, versions
+from chunkinfer.running import Run
 from chunkinfer.storage import (
     Destination,
-    Entry,
     Files,
     Ledger,
     create,
@@ -48,10 +53,11 @@ from chunkinfer.storage import (
     open_destination,
     refuse_file,
 )
+from chunkinfer.storage.levels import open_image
 from chunkinfer.volume import Volume, as_volume, describe_source
 
-LEDGER_SECONDS = 0.5
-"""Finished blocks are recorded this often; a crash loses no more than what was not."""
+LEVELLED = ("precomputed", "ome-zarr", "ome-zarr-0.4")
+"""Formats that hold coarser levels."""
 
 
 def save(
@@ -63,6 +69,7 @@ def save(
     shards: Sequence[int] | bool | None = None,
     encoding: str | None = None,
     compression: str | None = None,
+    pyramid: bool | int = False,
     overwrite: bool = False,
     client: Any = None,
     progress: bool | None = None,
@@ -80,7 +87,8 @@ def save(
     url
         A path or a ``file://``, ``s3://`` or ``gs://`` URL.
     format
-        "zarr3" (default), "zarr2" or "precomputed" (also by a ``precomputed://`` prefix or a ``.precomputed`` suffix).
+        "zarr3" (default), "zarr2", "precomputed" (also by a ``precomputed://`` prefix or a ``.precomputed`` suffix),
+        "ome-zarr" (version 0.5, also by an ``.ome.zarr`` suffix), "ome-zarr-0.4" or "n5".
     chunks
         Voxels of a stored chunk, in the order of the array's axes; by default about 64 per spatial axis.
     shards
@@ -90,6 +98,9 @@ def save(
         Of precomputed: "raw", "jpeg" (lossy) or "compressed_segmentation".
     compression
         Of zarr: "zstd" (default), "blosc", "gzip" or "none".
+    pyramid
+        Compute coarser levels too, as `pyramid` does: True for as many as make the image as small as a chunk, or their
+        number. Those that a block holds whole chunks of are made while it is in memory. For precomputed and OME-Zarr.
     overwrite
         Delete what is stored there and start anew.
     client
@@ -121,7 +132,7 @@ def save(
         Ctrl-C or SIGTERM: what had begun is stored, and the same call goes on. A second Ctrl-C stops at once.
     """
     asked = {"format": format, "chunks": chunks, "shards": shards, "encoding": encoding, "compression": compression}
-    run = _Run(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None})
+    run = _Run(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
     run.settle(overwrite)
     with Lease(run.files) as lease:
         run.open(overwrite)
@@ -140,13 +151,19 @@ def _as_volume(array: Any) -> Volume:
 class _Run:
     """One run of one array to one destination."""
 
-    def __init__(self, volume: Volume, url: Any, asked: Mapping[str, Any]) -> None:
-        self.volume, self.url = volume, url
+    def __init__(self, volume: Volume, url: Any, asked: Mapping[str, Any], levels: bool | int) -> None:
+        self.volume, self.url, self.levels = volume, url, levels
         sizes = ("chunks", "shards")
         self.asked = {
             k: every_axis(k, v, volume.dims) if k in sizes and v is not False else v for k, v in asked.items()
         }
         self.format = guess_format(url, asked.get("format"))
+        if levels and self.format not in LEVELLED:
+            raise DestinationError(
+                f"pyramid={levels!r}: {self.format} has no place for coarser levels.",
+                f"Formats that have are {', '.join(LEVELLED)}.",
+                ["save(array, 'image.ome.zarr', pyramid=True)", "save(array, 'image.precomputed', pyramid=True)"],
+            )
         refuse_file(locate(url))
         self.files = Files(_plain(url))
         self.ledger = Ledger(self.files)
@@ -178,6 +195,10 @@ class _Run:
         self.block = self._block()
         check_reads(None if self.fused else origin_of(self.array), self._grid().sample())
         self.layout = self._layout()
+        self.pyramid = self._pyramid(None if header is None else header.get("destination", {}), self.layout)
+        self.layout["pyramid"] = None if self.pyramid is None else {
+            "method": self.pyramid.method, "factors": self.pyramid.factors, "with_finest": self.pyramid.with_finest
+        }  # fmt: skip
         self.header = self._header(self.layout)
         if header is not None:
             self._compare(header, self.header)
@@ -194,6 +215,11 @@ class _Run:
                 # The array was deleted: what the ledger lists is forgotten before another one looks finished.
                 self.ledger.begin(self.header)
         self.destination = self._create(self.layout, overwrite)
+        if self.pyramid is not None:
+            image = open_image(_plain(self.url))
+            write_plan(image, self.pyramid)
+            for number, level in enumerate(self.pyramid.levels[: self.pyramid.with_finest], 1):
+                image.prepare(number, level)
         self.ledger.begin(self.header)
 
     def _adopt(self, header: Mapping[str, Any]) -> None:
@@ -296,7 +322,7 @@ class _Run:
     def _copy_block(self, own: Sequence[int], regular: bool) -> tuple[int, ...]:
         """For arrays without a network: their own chunks where these are worth a task, otherwise boxes of any kind."""
         itemsize = self.array.dtype.itemsize
-        unit, block = copy_block(self.url, self.format, self.array.shape, self.volume.dims, itemsize, self.asked)
+        unit, block = copy_block(self.url, self.format, self.array.shape, self.volume.dims, itemsize, self.asked, own)
         whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, self.array.shape, strict=True))
         self.fused = regular and whole and prod(own) * itemsize >= WORTH_A_TASK
         return tuple(own) if self.fused else block
@@ -311,6 +337,28 @@ class _Run:
             "compression": self.asked.get("compression"),
         }
 
+    def _count(self) -> int | None:
+        """How many levels were asked for; None for as many as are useful."""
+        return None if self.levels is True else int(self.levels)
+
+    def _pyramid(self, begun: Mapping[str, Any] | None, layout: Mapping[str, Any]) -> Pyramid | None:
+        """The levels that are written with the blocks, and those above them; None where none were asked for when the
+        run began."""
+        stored = None if begun is None else begun.get("pyramid")
+        if (stored is None and (begun is not None or not self.levels)) or self.format not in LEVELLED:
+            return None
+        frame, dtype = self.volume.frame, self.array.dtype
+        count, factors, method = self._count() if self.levels else None, None, "auto"
+        if stored is not None and isinstance(self.levels, bool):
+            axes = [d for d, dim in enumerate(self.volume.dims) if dim in frame.space]
+            factors, method = [[row[d] for d in axes] for row in stored["factors"]] or None, stored["method"]
+        finest = Finest(
+            _plain(self.url), self.format, self.volume.dims, self.array.shape, dtype, frame.voxel_size, frame.origin,
+            tuple(layout["chunks"]), bool(layout["shards"]), whole_offsets=self.format == "precomputed",
+        )  # fmt: skip
+        labels = self.volume.attrs.get("type") == "segmentation"
+        return plan_pyramid(finest, method_of(method, dtype, labels), count, factors, self.block)
+
     def _grid(self) -> BlockGrid:
         """The blocks; where halos are exchanged, the last one along an axis may be longer than the others."""
         return BlockGrid(self.array.chunks) if self.fused else BlockGrid.regular(self.array.shape, self.block)
@@ -318,108 +366,37 @@ class _Run:
     # ---- running ------------------------------------------------------------------------------------------------
 
     def run(self, client: Any, progress: bool | None, subscribers: Sequence[Subscriber], lease: Lease) -> RunReport:
-        """Compute and store the missing blocks."""
+        """Compute and store the missing blocks, and the levels that are not written with them."""
         grid = self._grid()
-        finished = self.ledger.done(len(grid))
-        todo = len(grid) - finished.count
-        report = RunReport(
+        run = Run(
             url=_plain(self.url),
-            blocks=len(grid),
-            skipped=finished.count,
+            ledger=self.ledger,
             header=self.header,
+            grid=grid,
+            tasks=self._tasks(grid),
+            slots=max((p.about["slots"] for p in self.networks), default=cores() + 1),
+            whole=self._shares_upstream(),
+            anywhere=any(p.about["settings"].get("cpu_engine") for p in self.networks),
             plan=self.networks[0].about["plan"] if self.networks else "",
         )
-        missing = (i for i in grid.z_order() if not finished.flags[i])
-        voxels = prod(grid.shape) - _voxels_of(grid, finished.flags)
-        bar = Progress(voxels, todo, progress)
-        events = Events(report.told, bar.told, *subscribers)
-        start, failures = time.perf_counter(), dict[int, BaseException]()
-        with Interrupts() as interrupts:
-            try:
-                events.tell(RUN_STARTED, run=lease.run, url=report.url, blocks=len(grid), todo=todo, voxels=voxels)
-                if todo:
-                    self._run_blocks(grid, missing, client, events, interrupts, lease, failures)
-            finally:
-                bar.close()
-                report.seconds = time.perf_counter() - start
-                report.paused = interrupts.paused and report.computed + len(failures) < todo
-                report.failed.sort()
-                if lease.held:  # or what lies there is another run's
-                    self.ledger.failed({i: _first_line(error) for i, error in failures.items()})
-                    self.ledger.report(report.as_dict())
-                events.tell(
-                    RUN_ENDED, seconds=report.seconds, computed=report.computed, failed=len(failures),
-                    paused=report.paused,
-                )  # fmt: skip
-        self.ledger.compact()
-        if failures:
-            raise _run_error(report, failures, grid)
-        if report.paused:
-            raise RunPaused(
-                f"Paused: {report.computed + report.skipped} of {report.blocks} blocks are stored in {report.url}.",
-                "Ctrl-C or SIGTERM asked for it, and every block that had begun was finished.",
-                ["make the same call again: it goes on where it ended, here or on another machine",
-                 f"see what is there: chunkinfer status {report.url}"],
-            )  # fmt: skip
+        report = run(client, progress, subscribers, lease)
+        if self.pyramid is not None or self.levels:
+            image = open_image(_plain(self.url))
+            # What this run began is beside the output; or what `pyramid` made of it since.
+            count = None if self.pyramid is not None else self._count()
+            plan = settle(image, count, "auto", None, overwrite=False)
+            build(image, plan, lease, client, progress, subscribers)
         return report
-
-    def _run_blocks(
-        self,
-        grid: BlockGrid,
-        missing: Iterator[int],
-        client: Any,
-        events: Events,
-        interrupts: Interrupts,
-        lease: Lease,
-        failures: dict[int, BaseException],
-    ) -> None:
-        """Run blocks to their end and record them; those that failed go to ``failures``."""
-        unrecorded: list[Entry] = []
-        recorded, computed = time.perf_counter(), 0
-
-        def paused() -> bool:
-            lease.check()
-            return interrupts.paused
-
-        def record() -> None:
-            nonlocal recorded
-            lease.check()
-            self.ledger.add(unrecorded)
-            unrecorded.clear()
-            recorded = time.perf_counter()
-
-        anywhere = any(p.about["settings"].get("cpu_engine") for p in self.networks)
-        slots = max((p.about["slots"] for p in self.networks), default=cores() + 1)
-        with client_for(client, slots) as active:
-            windows = Windows(self._tasks(grid), grid, active, self._shares_upstream(), anywhere)
-            try:
-                for outcome in run_blocks(windows, missing, events, paused=paused, flush=record):
-                    box = grid.box(grid.unravel(outcome.position))
-                    about = {"block": outcome.position, "box": str(box), "voxels": box.size, "tries": outcome.tries}
-                    if outcome.error is not None:
-                        failures[outcome.position] = outcome.error
-                        events.tell(BLOCK_FAILED, **about, error=_first_line(outcome.error))
-                        if not computed and len(failures) >= windows.hopeless:
-                            break
-                        continue
-                    computed += 1
-                    written = outcome.record
-                    seconds = sum(written.seconds.values())
-                    unrecorded.append(Entry(outcome.position, written.checksum, seconds, written.engine))
-                    events.tell(
-                        BLOCK_DONE, **about, bytes=written.bytes, seconds=written.seconds, counts=written.counts,
-                        engine=written.engine,
-                    )  # fmt: skip
-                    if time.perf_counter() - recorded > LEDGER_SECONDS:
-                        record()
-            finally:
-                record()
 
     def _tasks(self, grid: BlockGrid) -> Any:
         """A function of a suffix: the lazy array of this run's tasks under a name of its own."""
         token = tokenize(self.array.name, self.destination, self.block)
         lossy = self.header["destination"]["encoding"] == "jpeg"
-        store = Payload(f"store-{token}", Store(self.destination, self.volume.dims, grid, lossy))
+        target = Store(self.destination, self.volume.dims, grid, lossy)
+        if self.pyramid is not None and read_plan(image := open_image(_plain(self.url))) == self.pyramid:
+            levels = coarser(image, self.pyramid, 1, self.pyramid.with_finest)
+            target = replace(target, levels=levels, method=self.pyramid.method)
+        store = Payload(f"store-{token}", target)
         if self.fused:
             return lambda suffix: store_blocks(self.array, store, f"save-{token}{suffix}")
         origin = origin_of(self.array)
@@ -431,13 +408,6 @@ class _Run:
         return any("overlap" in name for name in self.array.dask.layers)
 
 
-def _voxels_of(grid: BlockGrid, flags: NDArray[np.bool_]) -> int:
-    """Voxels of the flagged blocks."""
-    index = np.unravel_index(flags.nonzero()[0], grid.counts)
-    sizes = [np.asarray(axis, np.int64)[i] for axis, i in zip(grid.sizes, index, strict=True)]
-    return int(np.prod(sizes, axis=0).sum())
-
-
 def _plain(url: Any) -> str:
     """The URL without a format prefix; local paths are absolute."""
     return locate(url).url
@@ -445,21 +415,3 @@ def _plain(url: Any) -> str:
 
 def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
-
-
-def _run_error(report: RunReport, failures: Mapping[int, BaseException], grid: BlockGrid) -> RunError:
-    first = failures[min(failures)]
-    boxes = "\n".join(f"  {grid.box(grid.unravel(i))}: {_first_line(failures[i])}" for i in sorted(failures)[:5])
-    more = f"\n  and {len(failures) - 5} more" if len(failures) > 5 else ""
-    error = RunError(
-        f"{len(failures)} of {report.blocks} blocks failed:\n{boxes}{more}",
-        f"The other {report.computed + report.skipped} that were tried are stored in {report.url}.",
-        ["mend the cause and make the same call again: only what is missing is computed",
-         f"read the report: {report.url}/.chunkinfer/run.json"],
-    )  # fmt: skip
-    error.__cause__ = first
-    return error
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -169,7 +169,7 @@ def overwrite(store: Destination, box: Box, values: Array) -> None:
 
 
 def chunk_files(url: Path) -> list[Path]:
-    meta = {"zarr.json", ".zarray", ".zattrs", "info"}
+    meta = {"zarr.json", ".zarray", ".zattrs", "info", "provenance"}
     return sorted(p for p in url.rglob("*") if p.is_file() and p.name not in meta and ".chunkinfer" not in p.parts)
 
 

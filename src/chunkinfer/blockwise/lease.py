@@ -21,8 +21,9 @@ from typing import Any
 
 from chunkinfer.errors import ChunkinferError, OutputInUse
 from chunkinfer.storage import Files
+from chunkinfer.storage.files import LEASE
 
-NAME = "lease.json"
+NAME = LEASE
 
 EVERY = 5.0
 """Seconds between heartbeats."""

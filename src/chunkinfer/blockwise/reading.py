@@ -18,6 +18,7 @@ from dask.core import flatten
 from dask.layers import ArraySliceDep
 from numpy.typing import NDArray
 
+from chunkinfer.blockwise.derived import Derived, voxels
 from chunkinfer.blockwise.payload import Payload, networks_of, values_of
 from chunkinfer.blockwise.stages import stage
 from chunkinfer.errors import PlanError, SourceError
@@ -37,7 +38,7 @@ class Reader:
     """
 
     array: Any
-    """A `Source`, a numpy array, or a dask array."""
+    """A `Source`, a `Derived`, a numpy array, or a dask array."""
     channels: bool
     """Whether its first axis holds channels; otherwise one is added."""
 
@@ -50,10 +51,7 @@ class Reader:
     def read(self, box: Box) -> NDArray[Any]:
         """The voxels of a box over all axes of the array."""
         with stage("read"):
-            part = self.array[box.slices]
-            if isinstance(part, da.Array):
-                part = part.compute(scheduler="synchronous")
-            return np.asarray(part)
+            return voxels(self.array, box)
 
 
 def lazy_source(source: Source, chunks: Sequence[int] | None = None) -> da.Array:
@@ -89,9 +87,9 @@ def lazy_chunks(source: Source) -> tuple[int, ...]:
 
 
 def origin_of(array: da.Array) -> Any:
-    """The `Source` or numpy array that a dask array shows whole and unchanged, or the dask array itself."""
+    """The `Source`, `Derived` or numpy array that a dask array shows whole and unchanged, or the dask array itself."""
     held = values_of(array.dask.layers.get(f"original-{array.name}") if hasattr(array.dask, "layers") else None)
-    if len(held) == 1 and isinstance(held[0], Source | np.ndarray) and held[0].shape == array.shape:
+    if len(held) == 1 and isinstance(held[0], Source | Derived | np.ndarray) and held[0].shape == array.shape:
         return held[0]
     if len(array.dask) == 1 and isinstance(value := next(iter(array.dask.values())), np.ndarray | DataNode):
         value = getattr(value, "value", value)
@@ -109,16 +107,24 @@ def places_read(array: da.Array) -> Iterator[dict[str, Any]]:
             elif isinstance(value, Payload) and value.key.startswith("network-"):
                 mask = value.open().mask
                 value = None if mask is None else mask.reader.array
-            if isinstance(value, da.Array):
-                yield from places_read(value)
-                continue
-            while value is not None and not isinstance(value, Source) and not hasattr(value, "store_path"):
-                value = getattr(value, "array", getattr(value, "_array", None))  # xarray wraps arrays in arrays
-            if isinstance(value, Source):
-                yield value.spec.get("kvstore", {"driver": "file", "path": value.url})
-            elif value is not None:
-                with suppress(SourceError):  # a store of another kind
-                    yield locate(_zarr_url(value.store_path)).kvstore
+            yield from _places_of(value)
+
+
+def _places_of(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, da.Array):
+        yield from places_read(value)
+        return
+    if isinstance(value, Derived):
+        for below in value.inputs:
+            yield from _places_of(below)
+        return
+    while value is not None and not isinstance(value, Source) and not hasattr(value, "store_path"):
+        value = getattr(value, "array", getattr(value, "_array", None))  # xarray wraps arrays in arrays
+    if isinstance(value, Source):
+        yield value.spec.get("kvstore", {"driver": "file", "path": value.url})
+    elif value is not None:
+        with suppress(SourceError):  # a store of another kind
+            yield locate(_zarr_url(value.store_path)).kvstore
 
 
 def _zarr_url(place: Any) -> str:
@@ -135,7 +141,7 @@ def must_exchange(array: da.Array) -> bool:
     are already somewhere in memory) or dear (it is a network's output)."""
     from distributed import Future
 
-    if isinstance(origin_of(array), Source | np.ndarray):
+    if isinstance(origin_of(array), Source | Derived | np.ndarray):
         return False
     if networks_of(array.dask):
         return True

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.blockwise.payload import Payload
-from chunkinfer.blockwise.reading import Reader
 from chunkinfer.blockwise.stages import drain, stage
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.storage import Destination
+from chunkinfer.storage.downsampling import downsample
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,22 @@ class Written:
     """What computed it; empty where no network did."""
 
 
+class Reads(Protocol):
+    """What gives the voxels of any box, such as a `Reader`."""
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """The voxels of a box over all axes of the array."""
+
+
+@dataclass(frozen=True)
+class Coarser:
+    """A coarser level that is written with the blocks of the level below: each block holds whole units of it."""
+
+    destination: Destination
+    factors: tuple[int, ...]
+    """Voxels of the level below per voxel, along the axes of the destination."""
+
+
 @dataclass(frozen=True)
 class Store:
     """A destination and the blocks that tasks write to it: each is whole write units."""
@@ -43,17 +59,30 @@ class Store:
     grid: BlockGrid
     """Over all axes of the array."""
     lossy: bool = False
-    """Whether the encoding changes voxels: checksums are then of what is read back."""
+    """Whether the encoding changes voxels: checksums are then of what is read back, and levels are made of it."""
+    levels: tuple[Coarser, ...] = ()
+    """Coarser levels, each made of the one before: a block is done when it is in all of them."""
+    method: str = "mean"
+    """How they are downsampled."""
 
     def write(self, box: Box, block: NDArray[Any]) -> Written:
-        """Write a block of this box."""
+        """Write a block of this box, and of all levels."""
+        index = self.index(box)
+        voxels = np.ascontiguousarray(block).reshape([part.stop - part.start for part in index])
+        voxels = stored = self._put(self.destination, index, voxels)
+        for level in self.levels:
+            with stage("downsample"):
+                voxels = downsample(voxels, level.factors, self.method)
+            cells = zip(index, level.factors, strict=True)
+            index = tuple(slice(part.start // f, -(-part.stop // f)) for part, f in cells)
+            voxels = self._put(level.destination, index, voxels)
+        return Written(stored.nbytes, checksum(stored), **drain())
+
+    def _put(self, destination: Destination, index: tuple[slice, ...], voxels: NDArray[Any]) -> NDArray[Any]:
+        """Write a box; gives what a reader will find there."""
         with stage("write"):
-            index = self.index(box)
-            voxels = np.ascontiguousarray(block).reshape([part.stop - part.start for part in index])
-            written = self.destination.write(index, voxels)
-            if self.lossy:
-                voxels = self.destination.read(index)
-        return Written(written, checksum(voxels), **drain())
+            destination.write(index, voxels)
+            return destination.read(index) if self.lossy else voxels
 
     def index(self, box: Box) -> tuple[slice, ...]:
         """Where a box of the array lies in the destination."""
@@ -95,6 +124,6 @@ def _write(block: NDArray[Any], store: Payload, block_id: tuple[int, ...] = ()) 
 
 def _copy(volume: Payload, store: Payload, block_id: tuple[int, ...] = ()) -> Written:
     target: Store = store.open()
-    reader: Reader = volume.open()
+    reader: Reads = volume.open()
     box = target.grid.box(block_id)
     return target.write(box, reader.read(box))

@@ -52,7 +52,7 @@ def choose_layout(
     """
     chunks = tuple(asked.get("chunks") or _dividing_chunks(shape, dims, block))
     shards = asked.get("shards")
-    if shards is None and format == "zarr3":
+    if shards is None and format in ("zarr3", "ome-zarr"):
         shards = [round_up(min(b, n), c) for b, n, c in zip(block, shape, chunks, strict=True)]
     shards = tuple(shards) if shards else None
     unit = write_unit(url, format=format, shape=shape, dims=dims, chunks=chunks, shards=shards)
@@ -77,15 +77,25 @@ def choose_layout(
 
 
 def copy_block(
-    url: Any, format: str, shape: Sequence[int], dims: Sequence[str], itemsize: int, asked: Mapping[str, Any]
+    url: Any,
+    format: str,
+    shape: Sequence[int],
+    dims: Sequence[str],
+    itemsize: int,
+    asked: Mapping[str, Any],
+    source: Sequence[int],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The write unit of an output, and a block of whole units of about `COPY_BYTES`, grown along its shortest axis."""
+    """The write unit of an output, and a block of whole units of about `COPY_BYTES`.
+
+    It grows along the axis where it holds the fewest chunks of its source, so that few blocks read a chunk: sections
+    are read by blocks that are wide.
+    """
     chunks = asked.get("chunks") or [min(CHUNK, n) if d in "zyx" else n for d, n in zip(dims, shape, strict=True)]
     shards = asked.get("shards") or None
     unit = write_unit(url, format=format, shape=shape, dims=dims, chunks=chunks, shards=shards)
     block = [min(u, n) for u, n in zip(unit, shape, strict=True)]
     while prod(block) * itemsize <= COPY_BYTES and (short := [d for d, n in enumerate(shape) if block[d] < n]):
-        d = min(short, key=lambda i: block[i])
+        d = min(short, key=lambda i: block[i] / source[i])
         block[d] = min(block[d] * 2, round_up(shape[d], unit[d]))
     return unit, tuple(block)
 

@@ -9,6 +9,9 @@ nodes, erasing          what lies at a place; making room for an output
 zarr, ome, precomputed  the metadata of one format each; npy is read only
 morton, shards          shards of precomputed volumes: which box, and reading and writing below the driver
 axes, placement         names and order of axes; voxel size, unit and offset
+readers                 by format: what describes a file, what reads boxes of it
+sections, naming, ...   pictures, tiff, hdf5, nifti, mrc, npy, n5: one format each, read only
+ranges, flat, decoded   objects by byte ranges; uncompressed arrays; decoded parts, kept for a while
 urls, store, failures   places; handles opened once per process; what a store's failure means
 files                   small objects next to an output
 ======================  ==================================================================================

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from chunkinfer.errors import ChunkinferError, DestinationError
-from chunkinfer.storage import erasing, failures, precomputed, zarr
+from chunkinfer.storage import erasing, failures, n5_output, ome, precomputed, zarr
 from chunkinfer.storage.axes import ORDER, SPATIAL
 from chunkinfer.storage.described import Request, unsupported
 from chunkinfer.storage.destination import Destination
@@ -26,17 +26,27 @@ from chunkinfer.storage.urls import Location, locate, safe_name
 class Format:
     """How outputs of one format come to be."""
 
-    files: Callable[[Request], dict[str, bytes]]
-    """The metadata objects; the array exists once the last is there."""
+    files: Callable[[Request, str], dict[str, bytes]]
+    """The metadata objects, of a request and a name to show; the array exists once the last is there."""
     write_unit: Callable[[tuple[int, ...], tuple[str, ...], Any, Any], tuple[int, ...]]
     """The smallest unit that one writer must own."""
+    read_as: str
+    """The format that a reader finds there."""
+    array: str = ""
+    """Path of the finest level below the URL, with a slash, where the output is a group."""
 
 
 FORMATS = {
-    "zarr3": Format(zarr.files3, zarr.write_unit),
-    "zarr2": Format(zarr.files2, zarr.write_unit),
-    "precomputed": Format(precomputed.files, precomputed.write_unit),
+    "zarr3": Format(lambda request, name: zarr.files3(request), zarr.write_unit, "zarr3"),
+    "zarr2": Format(lambda request, name: zarr.files2(request), zarr.write_unit, "zarr2"),
+    "precomputed": Format(lambda request, name: precomputed.files(request), precomputed.write_unit, "precomputed"),
+    "ome-zarr": Format(ome.files5, zarr.write_unit, "zarr3", ome.FINEST),
+    "ome-zarr-0.4": Format(ome.files4, zarr.write_unit, "zarr2", ome.FINEST),
+    "n5": Format(lambda request, name: n5_output.files(request), zarr.write_unit, "n5"),
 }
+
+SUFFIXES = {".precomputed": "precomputed", ".ome.zarr": "ome-zarr"}
+"""What the end of a URL says of its format."""
 
 ABSENT = b"\x02"
 """tensorstore's generation of an object that does not exist."""
@@ -51,7 +61,8 @@ def guess_format(url: str | os.PathLike[str], format: str | None = None) -> str:
             "Outputs go to a file system, S3 or Google Cloud Storage.",
             ["choose another URL: a path, s3://bucket/name or gs://bucket/name", "or mount the place as a folder"],
         )
-    asked = format or location.format or ("precomputed" if location.url.endswith(".precomputed") else "zarr3")
+    by_suffix = (name for suffix, name in SUFFIXES.items() if location.url.endswith(suffix))
+    asked = format or location.format or next(by_suffix, "zarr3")
     asked = "zarr3" if asked == "zarr" else asked
     if asked not in FORMATS:
         raise unsupported("The format of an output", asked, tuple(FORMATS), ("choose one of these",))
@@ -108,7 +119,8 @@ def create(
     url
         Where; its parent folders are made, a bucket is not.
     format
-        "zarr3", "zarr2" or "precomputed"; by default from the URL's prefix or suffix, else zarr3.
+        "zarr3", "zarr2", "ome-zarr" (0.5, a group with one level), "ome-zarr-0.4", "precomputed" or "n5"; by default
+        from the URL's prefix or suffix, else zarr3.
     shape, dtype, dims
         Voxels per axis, their type, and the axes out of ("t", "c", "z", "y", "x") in that order.
     chunks
@@ -136,7 +148,7 @@ def create(
     location = locate(url)
     name = guess_format(url, format)
     request = _request(shape, dtype, dims, chunks, shards, voxel_size, unit, offset, encoding, compression, attributes)
-    objects = FORMATS[name].files(request)
+    objects = FORMATS[name].files(request, location.url.rpartition("/")[2].partition(".")[0] or "volume")
     _rehearse(location, name, objects)
     erasing.make_room(location, overwrite)
     try:
@@ -158,11 +170,23 @@ def open_destination(url: str | os.PathLike[str]) -> Destination:
     DestinationError
         It is in a format that is only read.
     """
-    source = open_source(url)
+    prefix, _, rest = os.fspath(url).partition("://")
+    source = open_source(f"{FORMATS[prefix].read_as}://{rest}" if rest and prefix in FORMATS else url)
+    return as_destination(source)
+
+
+def as_destination(source: Source) -> Destination:
+    """A source that can also be written.
+
+    Raises
+    ------
+    DestinationError
+        It is in a format that is only read.
+    """
     if source.format not in FORMATS or source.spec["kvstore"]["driver"] == "http":
         raise DestinationError(
             f"{source.url} ({source.format}) can only be read.",
-            "Outputs are zarr or precomputed, on a file system, S3 or Google Cloud Storage.",
+            "Outputs are zarr, precomputed or N5, on a file system, S3 or Google Cloud Storage.",
             ["choose another URL", "or another format: format='zarr3'"],
         )
     members = {field.name: getattr(source, field.name) for field in fields(Source)}
@@ -223,7 +247,9 @@ def _rehearse(location: Location, format: str, objects: Mapping[str, bytes]) -> 
         memory = ts.KvStore.open({"driver": "memory"}, context=context).result()
         for name, content in objects.items():
             memory.write(name, content).result()
-        ts.open({"driver": DRIVERS[format], "kvstore": {"driver": "memory"}}, context=context).result()
+        kind = FORMATS[format]
+        finest = {"driver": "memory", "path": kind.array}
+        ts.open({"driver": DRIVERS[kind.read_as], "kvstore": finest}, context=context).result()
     except failures.FAILURES as error:
         raise failures.unwritable(location.url, error, "created") from error
 

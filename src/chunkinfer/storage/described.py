@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,26 @@ class Described:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What a file holds, or a stack of files, that is read by a library of its own; axes are in stored order."""
+
+    stored: tuple[str, ...]
+    """Axes, out of ("t", "c", "z", "y", "x")."""
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+    """What is decoded at a time."""
+    spec: Mapping[str, Any]
+    """What the format's reader opens, as JSON; ``kvstore`` says where."""
+    placement: Placement = field(default_factory=Placement)
+    """Voxel size, unit and offset."""
+    names: Mapping[str, Any] = field(default_factory=dict)
+    """Further attributes."""
+    version: str = ""
+    """Of a stack: changes when a file does."""
+
+
+@dataclass(frozen=True)
 class Request:
     """What an array to create shall be, in one form."""
 
@@ -59,6 +80,14 @@ def check_dtype(name: Any, url: str) -> None:
             f"A volume is made of numbers of one type: {', '.join(DTYPES)}.",
             ["choose another array", "or convert it, one array per field or component"],
         )
+
+
+def digest_of(*texts: bytes) -> str:
+    """A digest of metadata objects."""
+    total = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        total.update(len(text).to_bytes(8, "little") + text)
+    return total.hexdigest()
 
 
 def unsupported(what: str, given: object, supported: object, ways: tuple[str, ...] = ()) -> DestinationError:

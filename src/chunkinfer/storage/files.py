@@ -15,6 +15,9 @@ from chunkinfer.storage.urls import locate, safe_name
 FOLDER = ".chunkinfer"
 """Folder inside an output that belongs to it: overwriting the output deletes it too."""
 
+LEASE = "lease.json"
+"""Who writes the output; it outlives what is overwritten, because the one who overwrites holds it."""
+
 
 @dataclass(frozen=True)
 class Files:

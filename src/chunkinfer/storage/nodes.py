@@ -19,6 +19,8 @@ OBJECTS = {
     ".zarray": "zarr2",
     ".zgroup": "zarr2",
     "info": "precomputed",
+    "attributes.json": "n5",
+    "s0/attributes.json": "n5",
 }
 """Metadata object -> the format whose presence it tells."""
 
@@ -32,7 +34,7 @@ class Node:
 
     location: Location
     format: str
-    """"zarr2", "zarr3" or "precomputed"."""
+    """"zarr2", "zarr3", "precomputed" or "n5"."""
     meta: Mapping[str, Any]
     """Content of the metadata object."""
     attributes: Mapping[str, Any]
@@ -42,7 +44,7 @@ class Node:
     version: str = ""
     """Modification time or generation of the metadata object."""
     is_group: bool = field(default=False)
-    """Whether it is a zarr group."""
+    """Whether it is a group of zarr or N5."""
 
 
 def look(location: Location) -> Node:
@@ -52,6 +54,30 @@ def look(location: Location) -> Node:
     ------
     SourceNotFound
         Nothing is there.
+    SourceError
+        Something is there that cannot be read, or several formats at once.
+    """
+    if node := find(location):
+        return node
+    if location.path is None:
+        raise _not_found(
+            location,
+            f"None of {', '.join(OBJECTS)} exists below it. Sections in a bucket are opened by a pattern: em/*.png.",
+        )
+    raise SourceError(
+        f"{location.url} holds neither an array nor a group, and no pictures.",
+        f"None of {', '.join(OBJECTS)} is in the folder: it is another format, a folder above, or unfinished.",
+        ["give the folder that holds the metadata, or a file in it", "or convert the data to zarr or precomputed"],
+    )
+
+
+def find(location: Location) -> Node | None:
+    """As `look`, but None where no metadata object of a format asked for is there.
+
+    Raises
+    ------
+    SourceNotFound
+        There is no such folder.
     SourceError
         Something is there that cannot be read, or several formats at once.
     """
@@ -70,14 +96,7 @@ def look(location: Location) -> Node:
     }
     formats = list(dict.fromkeys(wanted.values()))
     if not formats:
-        there = f" ({', '.join(found)} are there)" if found else ""
-        if location.path is None:
-            raise _not_found(location, f"None of {', '.join(OBJECTS)} exists below it{there}.")
-        raise SourceError(
-            f"{location.url} holds neither an array nor a group{there}.",
-            f"None of {', '.join(OBJECTS)} is in the folder: it is another format, a folder above, or unfinished.",
-            ["give the folder that holds the metadata", "or convert the data to zarr or precomputed"],
-        )
+        return None
     if len(formats) > 1:
         raise SourceError(
             f"{location.url} holds metadata of several formats: {', '.join(wanted)}.",
@@ -85,6 +104,8 @@ def look(location: Location) -> Node:
             [f"open_volume('{fmt}://{location.url}')" for fmt in formats],
         )
     name = next(iter(wanted))
+    if name == "s0/attributes.json":  # groups of N5 need no attributes
+        return Node(location, "n5", {}, {}, (), is_group=True)
     text, version = found[name]
     meta, attributes = parse(location, name, text), {}
     raw: tuple[bytes, ...] = (text,)
@@ -93,7 +114,11 @@ def look(location: Location) -> Node:
         raw = (text, found[".zattrs"][0])
     elif formats[0] == "zarr3":
         attributes = meta.get("attributes") or {}
-    is_group = name == ".zgroup" or (formats[0] == "zarr3" and meta.get("node_type") == "group")
+    is_group = (
+        name == ".zgroup"
+        or (formats[0] == "zarr3" and meta.get("node_type") == "group")
+        or (formats[0] == "n5" and "dimensions" not in meta)
+    )
     return Node(location, formats[0], meta, attributes, raw, version, is_group)
 
 
@@ -140,10 +165,12 @@ def arrays_below(group: Node) -> list[str] | None:
         return consolidated
     if group.location.path is None:
         return None
-    return sorted(_walk(group.location.path, "", DEPTH))
+    return sorted(_walk(group.location.path, "", DEPTH, group.format == "n5"))
 
 
 def _consolidated(group: Node) -> list[str] | None:
+    if group.format == "n5":
+        return None
     if group.format == "zarr3":
         block = group.meta.get("consolidated_metadata")
         nodes = block.get("metadata") if isinstance(block, Mapping) else None
@@ -157,27 +184,27 @@ def _consolidated(group: Node) -> list[str] | None:
     return sorted(name.removesuffix("/.zarray") for name in nodes if name.endswith("/.zarray"))
 
 
-def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
+def _walk(folder: Path, prefix: str, depth: int, unmarked: bool) -> Iterator[str]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if not entry.is_dir() or entry.name.startswith("."):
             continue
         path, name = folder / entry.name, f"{prefix}{entry.name}"
         if _is_leaf(path):
             yield name
-        elif depth > 1 and any((path / marker).is_file() for marker in (".zgroup", "zarr.json")):
-            yield from _walk(path, f"{name}/", depth - 1)
+        elif depth > 1 and (unmarked or any((path / marker).is_file() for marker in (".zgroup", "zarr.json"))):
+            yield from _walk(path, f"{name}/", depth - 1, unmarked)
 
 
 def _is_leaf(path: Path) -> bool:
-    """Whether a folder is an array, or a group whose attributes describe a multiscale image."""
-    if (path / ".zarray").is_file():
+    """Whether a folder is an array, or a group that is a multiscale image."""
+    if (path / ".zarray").is_file() or (path / "s0" / "attributes.json").is_file():
         return True
-    for name in ("zarr.json", ".zattrs"):
+    for name in ("zarr.json", ".zattrs", "attributes.json"):
         try:
             text = (path / name).read_text()
         except OSError:
             continue
-        if '"multiscales"' in text or '"array"' in text:
+        if '"multiscales"' in text or '"array"' in text or (name == "attributes.json" and '"dimensions"' in text):
             return True
     return False
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-SUFFIX = ".npy"
+from chunkinfer.storage import flat
+from chunkinfer.storage.axes import recognise
+from chunkinfer.storage.described import Contents
+from chunkinfer.storage.flat import Flat
+from chunkinfer.storage.ranges import Stored
+
+SUFFIXES = (".npy",)
+WHAT = ".npy files"
+NEEDS = "numpy"
 
 
-@lru_cache(maxsize=16)
-def opened(path: str, version: str) -> NDArray[Any]:
-    """The memory-mapped array; ``version`` keeps a file and its successor apart."""
-    mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return mapped
+def describe(file: Stored, inside: str, level: int) -> Contents:
+    """What the header says."""
+    with file.open() as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which would be unpickled")
+        stored = recognise(None, len(shape), file.url)
+        spec = flat.spec(file, stream.tell(), shape, dtype, "F" if fortran else "C")
+    return Contents(stored, shape, dtype, flat.chunks(stored, shape), spec)
 
 
-def version(path: Path) -> str:
-    """Modification time and size."""
-    stat = path.stat()
-    return f"{stat.st_mtime_ns}-{stat.st_size}"
+def opened(spec: Mapping[str, Any], version: str) -> Flat:
+    """The array, by boxes."""
+    return Flat(spec)

@@ -1,13 +1,40 @@
-"""OME-Zarr multiscales, 0.4 (zarr v2) and 0.5 (zarr v3): levels, axes, scale, translation, units."""
+"""OME-Zarr multiscales, 0.4 (zarr v2) and 0.5 (zarr v3): levels, axes, scale, translation, units.
+
+A translation names the centre of a level's first voxel, as Neuroglancer and ome-zarr-py understand it. Offsets are of
+corners, which the levels of a pyramid share: where the centres of a level lie as those of averaged cells do, its corner
+is that of the finest level::
+
+    level 0   |-o-|-o-|-o-|-o-|        translation  t
+    level 1   |---o---|---o---|                     t + (scale 1 - scale 0) / 2
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from chunkinfer.errors import SourceError
+from chunkinfer.storage import zarr
 from chunkinfer.storage.axes import SPATIAL
+from chunkinfer.storage.described import Request, unsupported
 from chunkinfer.storage.placement import Placement, common_unit, short_unit, whole
+
+FINEST = "0/"
+"""Where outputs keep their finest level."""
+
+TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
+
+UNITS = {
+    "pm": "picometer", "angstrom": "angstrom", "nm": "nanometer", "um": "micrometer", "mm": "millimeter",
+    "cm": "centimeter", "m": "meter",
+}  # fmt: skip
+"""Short unit -> its name in UDUNITS."""
+
+COLORS = ("FF0000", "00FF00", "0000FF")
+"""Of the first channels, where there are no more than these; one, or many, are white."""
 
 
 def multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -48,14 +75,48 @@ def placement(image: Mapping[str, Any], level: int, stored: tuple[str, ...], url
     SourceError
         A transformation other than scale, translation and identity.
     """
-    scale, shift = [1.0] * len(stored), [0.0] * len(stored)
-    of_level = image["datasets"][level].get("coordinateTransformations") or []
-    of_image = image.get("coordinateTransformations") or []
-    for step in [*of_level, *of_image]:
+    scale, shift = transformation(image, level, len(stored), url)
+    if level > 0:
+        finest, first = transformation(image, 0, len(stored), url)
+        axes = zip(scale, finest, shift, first, strict=True)
+        if all(abs(b - a - (s - f) / 2) <= 1e-6 * s for s, f, b, a in axes):
+            shift = first  # averaged cells: their corner is the finest level's
+    sizes = {dim: float(size) for dim, size in zip(stored, scale, strict=True) if dim in SPATIAL}
+    world = {dim: value for dim, value in zip(stored, shift, strict=True) if dim in SPATIAL}
+    if not all(size > 0 for size in sizes.values()):
+        raise SourceError(
+            f"Level {level} of {url} has the voxel size {sizes}.",
+            "A voxel size is positive on every axis.",
+            ["repair the multiscales metadata", f"or open the array itself: array={levels(image)[level]!r}"],
+        )
+    units = {
+        dim: short_unit(axis.get("unit"))
+        for dim, axis in zip(stored, image.get("axes") or [], strict=False)
+        if isinstance(axis, Mapping) and dim in sizes
+    }
+    # In voxels first: the offset does not depend on the unit.
+    offset = {dim: whole(world[dim] / sizes[dim]) for dim in sizes}
+    voxel_size, unit = common_unit(sizes, units)
+    return Placement(voxel_size, unit, offset)
+
+
+def transformation(
+    image: Mapping[str, Any], level: int, rank: int, url: str, of_image: bool = True
+) -> tuple[list[float], list[float]]:
+    """Scale and translation of a level along each stored axis; without those of the whole image if asked.
+
+    Raises
+    ------
+    SourceError
+        A transformation other than scale, translation and identity.
+    """
+    scale, shift = [1.0] * rank, [0.0] * rank
+    steps = list(image["datasets"][level].get("coordinateTransformations") or [])
+    for step in [*steps, *((image.get("coordinateTransformations") or []) if of_image else [])]:
         values = step.get(step.get("type"))
         if step.get("type") == "identity":
             continue
-        if step.get("type") not in ("scale", "translation") or not values or len(values) != len(stored):
+        if step.get("type") not in ("scale", "translation") or not values or len(values) != rank:
             raise SourceError(
                 f"Level {level} of {url} is placed by the transformation {dict(step)!r}.",
                 "Understood are scale and translation with one number per axis.",
@@ -66,21 +127,100 @@ def placement(image: Mapping[str, Any], level: int, stored: tuple[str, ...], url
             shift = [a * b for a, b in zip(shift, values, strict=True)]
         else:
             shift = [a + b for a, b in zip(shift, values, strict=True)]
-    sizes = {dim: float(size) for dim, size in zip(stored, scale, strict=True) if dim in SPATIAL}
-    world = {dim: value for dim, value in zip(stored, shift, strict=True) if dim in SPATIAL}
-    if not all(size > 0 for size in sizes.values()):
-        raise SourceError(
-            f"Level {level} of {url} has the voxel size {sizes}.",
-            "A voxel size is positive on every axis.",
-            ["repair the multiscales metadata", f"or open the array itself: array={levels(image)[level]!r}"],
-        )
-    axes = image.get("axes") or []
-    units = {
-        dim: short_unit(axis.get("unit"))
-        for dim, axis in zip(stored, axes, strict=False)
-        if isinstance(axis, Mapping) and dim in sizes
+    return scale, shift
+
+
+# Writing
+
+
+def files5(request: Request, name: str) -> dict[str, bytes]:
+    """``zarr.json`` of a group, version 0.5, and of the finest level in it."""
+    image = _image(request, name)
+    group = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"ome": {"version": "0.5", "multiscales": [image], **_omero(request)}},
     }
-    # In voxels first: the offset does not depend on the unit.
-    offset = {dim: whole(world[dim] / sizes[dim]) for dim in sizes}
-    voxel_size, unit = common_unit(sizes, units)
-    return Placement(voxel_size, unit, offset)
+    return {**_finest(zarr.files3(request)), "zarr.json": json.dumps(group, indent=1).encode()}
+
+
+def files4(request: Request, name: str) -> dict[str, bytes]:
+    """``.zattrs`` and ``.zgroup`` of a group, version 0.4, and the objects of the finest level in it."""
+    attributes = {"multiscales": [{"version": "0.4", **_image(request, name)}], **_omero(request)}
+    return {
+        **_finest(zarr.files2(request)),
+        ".zattrs": json.dumps(attributes, indent=1).encode(),
+        ".zgroup": json.dumps({"zarr_format": 2}).encode(),
+    }
+
+
+def dataset(path: str, scale: Sequence[float], translation: Sequence[float]) -> dict[str, Any]:
+    """What the metadata of an image says of a level; numbers along each stored axis, in units of the axes."""
+    steps = [{"type": "scale", "scale": list(scale)}, {"type": "translation", "translation": list(translation)}]
+    return {"path": path, "coordinateTransformations": steps}
+
+
+def with_levels(
+    image: Mapping[str, Any], paths: Sequence[str], times: Sequence[Sequence[int]], method: str, url: str
+) -> dict[str, Any]:
+    """The metadata of an image whose finest level was downsampled.
+
+    Parameters
+    ----------
+    image
+        As it is.
+    paths, times
+        Of each coarser level: where it lies, and voxels of the finest level per voxel, along each stored axis.
+    method
+        How it was downsampled.
+    url
+        For messages.
+    """
+    finest = image["datasets"][0]
+    coarser = []
+    for path, factors in zip(paths, times, strict=True):
+        size, start = transformation(image, 0, len(factors), url, of_image=False)
+        scale = [_short(s * f) for s, f in zip(size, factors, strict=True)]
+        # The first voxel of a cell keeps its centre; what is made of a whole cell has the cell's.
+        shift = [0.0 if method == "stride" else (b - a) / 2 for a, b in zip(size, scale, strict=True)]
+        coarser.append(dataset(path, scale, [_short(a + b) for a, b in zip(start, shift, strict=True)]))
+    about = {"type": method, "metadata": {"method": "chunkinfer.pyramid"}} if coarser else {}
+    kept = {name: value for name, value in image.items() if name not in ("type", "metadata")}
+    return {**kept, "datasets": [finest, *coarser], **about}
+
+
+def _finest(objects: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {f"{FINEST}{name}": content for name, content in objects.items()}
+
+
+def _image(request: Request, name: str) -> dict[str, Any]:
+    """An image with one level."""
+    if not {"y", "x"} <= set(request.dims):
+        raise unsupported("The axes of an OME-Zarr image", request.dims, "y and x, with any of t, c and z")
+    place = request.placement
+    unit = {"unit": UNITS.get(place.unit, place.unit)} if place.unit else {}
+    axes = [{"name": dim, "type": TYPES[dim], **(unit if dim in SPATIAL else {})} for dim in request.dims]
+    scale = [place.voxel_size.get(dim, 1.0) for dim in request.dims]
+    start = [_short(place.offset.get(dim, 0) * size) for dim, size in zip(request.dims, scale, strict=True)]
+    return {"name": name, "axes": axes, "datasets": [dataset(FINEST.strip("/"), scale, start)]}
+
+
+def _omero(request: Request) -> dict[str, Any]:
+    """How viewers should show the channels, where they have names."""
+    names = request.attributes.get("channel_names")
+    if "c" not in request.dims or not names:
+        return {}
+    whole_numbers = np.issubdtype(request.dtype, np.integer)
+    low, high = (np.iinfo(request.dtype).min, np.iinfo(request.dtype).max) if whole_numbers else (0.0, 1.0)
+    window = {"min": low, "max": high, "start": low, "end": high}
+    colors = COLORS if 1 < len(names) <= len(COLORS) else ("FFFFFF",) * len(names)
+    channels = [
+        {"label": str(name), "color": color, "window": window, "active": True}
+        for name, color in zip(names, colors, strict=False)
+    ]
+    return {"omero": {"channels": channels}}
+
+
+def _short(value: float) -> float:
+    """Without the round-off of a product: 0.004 * 2 is 0.008."""
+    return float(f"{value:.12g}")

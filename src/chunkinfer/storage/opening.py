@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from chunkinfer.errors import AmbiguousSource, SourceError
-from chunkinfer.storage import failures, npy, ome, precomputed, zarr
+from chunkinfer.storage import failures, n5, naming, ome, pictures, precomputed, readers, sections, zarr
 from chunkinfer.storage.axes import canonical, recognise
-from chunkinfer.storage.described import Described, check_dtype
-from chunkinfer.storage.nodes import Node, arrays_below, look
-from chunkinfer.storage.placement import Placement
-from chunkinfer.storage.source import Source, digest_of
+from chunkinfer.storage.described import Contents, Described, check_dtype, digest_of
+from chunkinfer.storage.nodes import Node, arrays_below, find, look, read_objects
+from chunkinfer.storage.ranges import stored
+from chunkinfer.storage.source import Source
+from chunkinfer.storage.store import canonical as canonical_text
 from chunkinfer.storage.store import opened
 from chunkinfer.storage.urls import Location, locate
 
-DRIVERS = {"zarr2": "zarr", "zarr3": "zarr3", "precomputed": "neuroglancer_precomputed"}
+DRIVERS = {"zarr2": "zarr", "zarr3": "zarr3", "precomputed": "neuroglancer_precomputed", "n5": "n5"}
 """Format -> tensorstore driver."""
 
 
@@ -31,21 +32,24 @@ def open_source(
     ----------
     url
         A path, ``file://``, ``s3://``, ``gs://`` or ``https://`` URL of a zarr array or group (v2, v3, OME-Zarr), a
-        precomputed volume, or a local ``.npy`` file. A prefix ``precomputed://``, ``zarr2://`` or ``zarr3://`` decides
-        where several are at one place.
+        precomputed volume, N5; a TIFF, HDF5, NIfTI, MRC or .npy file; or sections, one picture each: their folder, or
+        a pattern such as ``em/z{z:05d}.png`` (docs/formats.md). A prefix ``precomputed://``, ``zarr2://``, ``zarr3://``
+        or ``n5://`` decides where several are at one place.
     level
         Level of a multiscale image, by number; 0 is the finest.
     array
-        Name of an array in a group.
+        Name of an array in a group, of a dataset in an HDF5 file, number of an image in a TIFF file.
     missing
-        What an absent chunk is: "error" raises :class:`MissingChunk`, "fill" reads the fill value.
+        What an absent chunk or section is: "error" raises :class:`MissingChunk`, "fill" reads the fill value.
 
     Raises
     ------
     SourceNotFound
         Nothing is there.
     AmbiguousSource
-        A group holds several arrays.
+        A group holds several arrays, or names of sections do not tell their order.
+    MissingExtra
+        The library that reads the format is absent.
     SourceError
         It cannot be read, or is no volume.
     """
@@ -62,9 +66,36 @@ def open_source(
     location = locate(url)
     if array is not None:
         location = location.child(array)
-    if location.path is not None and os.path.isfile(location.path):
-        return _open_file(location)
-    return _from_node(look(location), level, missing)
+    if location.format is None and (contents := _file_or_sections(location, level, missing)):
+        return contents
+    node = find(location)
+    if (
+        node is None
+        and location.format is None
+        and location.path is not None
+        and (found := sections.describe(location, missing))
+    ):
+        return _of_contents(found, "sections", location.url, level)
+    return _from_node(node or look(location), level, missing)
+
+
+def _file_or_sections(location: Location, level: int, missing: str) -> Source | None:
+    """What a single file holds, or sections that a pattern names; None where metadata objects tell."""
+    if naming.is_pattern(location):
+        found = sections.describe(location, missing)
+    elif file := location.file_in(tuple(readers.SUFFIXES)):
+        return _open_file(*file, level)
+    elif location.file_in(pictures.SUFFIXES):
+        found = sections.single(location)
+    elif location.path is not None and os.path.isfile(location.path):
+        raise SourceError(
+            f"{location.path} is a single file.",
+            f"A volume is a folder, or a file that ends in {', '.join((*readers.SUFFIXES, *pictures.SUFFIXES))}.",
+            ["give the folder that holds it, or rename it", "or convert it: numpy.save('volume.npy', array)"],
+        )
+    else:
+        return None
+    return None if found is None else _of_contents(found, "sections", location.url, level)
 
 
 def _from_node(node: Node, level: int, missing: str) -> Source:
@@ -73,10 +104,9 @@ def _from_node(node: Node, level: int, missing: str) -> Source:
         if node.format == "precomputed":
             described, dtype = precomputed.describe(node.meta, location.url, level, location.path)
         elif node.is_group:
-            return _from_group(node, level, missing)
+            return (_from_n5_group if node.format == "n5" else _from_group)(node, level, missing)
         else:
-            if level != 0:
-                raise precomputed.no_level(location.url, level, ["0: the array itself"])
+            _only_level(location, level)
             described, dtype = describe_zarr(node)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _malformed(node, error) from error
@@ -85,10 +115,33 @@ def _from_node(node: Node, level: int, missing: str) -> Source:
 
 
 def describe_zarr(node: Node) -> tuple[Described, Any]:
-    """What the metadata of a zarr array says."""
+    """What the metadata of an array of zarr or N5 says."""
+    if node.format == "n5":
+        return n5.describe(node.meta, node.location.url)
     if node.format == "zarr2":
         return zarr.describe2(node.meta, node.attributes, node.location.url)
     return zarr.describe3(node.meta, node.location.url)
+
+
+def _from_n5_group(node: Node, level: int, missing: str) -> Source:
+    """The levels of a multiscale group are its arrays s0, s1, ..."""
+    name = f"s{level}"
+    there = read_objects(node.location, [f"{n}/{n5.MARKER}" for n in ("s0", name)])
+    if there[f"s0/{n5.MARKER}"] is None:
+        return _from_node(look(node.location.child(_only_array(node))), level, missing)
+    if there[f"{name}/{n5.MARKER}"] is None:
+        others = read_objects(node.location, [f"s{i}/{n5.MARKER}" for i in range(20)])
+        listed = [f"{i}: s{i}" for i, found in enumerate(others.values()) if found]
+        raise precomputed.no_level(node.location.url, level, listed)
+    found = look(replace(node.location.child(name), format="n5"))
+    described, dtype = n5.describe(n5.of_level(node.meta, found.meta, level), found.location.url)
+    check_dtype(dtype, found.location.url)
+    return stored_source(replace(found, raw=node.raw + found.raw), described, missing, url=node.location.url)
+
+
+def _only_level(location: Location, level: int) -> None:
+    if level != 0:
+        raise precomputed.no_level(location.url, level, ["0: the array itself"])
 
 
 def _from_group(node: Node, level: int, missing: str) -> Source:
@@ -194,40 +247,45 @@ def _malformed(node: Node, error: Exception) -> SourceError:
     )
 
 
-def _open_file(location: Location) -> Source:
-    path = location.path
-    assert path is not None
-    if path.suffix != npy.SUFFIX:
+def _open_file(place: Location, inside: str, level: int) -> Source:
+    format = next(name for suffix, name in readers.SUFFIXES.items() if place.url.lower().endswith(suffix))
+    if inside and format not in readers.NESTED:
         raise SourceError(
-            f"{path} is a single file.",
-            "A volume is a folder (zarr, precomputed) or a .npy file.",
-            ["give the folder that holds it", "or convert it: numpy.save('volume.npy', array)"],
+            f"{place.url} holds one array; {inside!r} names nothing in it.",
+            "Files of this kind have no parts with names.",
+            [f"open_volume({place.url!r})", "or another file"],
         )
-    version = npy.version(path)
-    try:
-        array = npy.opened(str(path), version)
-    except (ValueError, OSError, EOFError) as error:
-        raise SourceError(
-            f"{path} cannot be memory-mapped: {error}",
-            "It is truncated, no .npy file, or holds Python objects, which would be unpickled.",
-            ["save it anew with numpy.save, as an array of numbers", "or convert it to zarr"],
-        ) from error
-    check_dtype(array.dtype.name, str(path))
-    dims = recognise(None, array.ndim, str(path))
-    placement = Placement().complete(dims)
-    chunks = tuple(min(size, 64) if dim in "zyx" else 1 for dim, size in zip(dims, array.shape, strict=True))
+    if format not in readers.LEVELS:
+        _only_level(place, level)
+    file = stored(place)
+    url = f"{place.url}/{inside}" if inside else place.url
+    return _of_contents(replace(readers.describe(format, file, inside, level), version=file.version), format, url)
+
+
+def _of_contents(found: Contents, format: str, url: str, level: int = 0) -> Source:
+    """A source whose voxels another library reads."""
+    if level:
+        raise precomputed.no_level(url, level, ["0: the array itself"])
+    check_dtype(found.dtype.name, url)
+    dims = canonical(found.stored)
+    order = [found.stored.index(dim) for dim in dims]
+    placement = found.placement.complete(dims)
+    chunks = tuple(int(found.chunks[axis]) for axis in order)
+    spec = {"driver": format, **found.spec, "axes": list(found.stored)}
+    shape, dtype = tuple(int(found.shape[axis]) for axis in order), found.dtype.newbyteorder("=")
     return Source(
-        url=str(path),
-        format="npy",
-        spec={"driver": "npy", "path": str(path)},
+        url=url,
+        format=format,
+        spec=spec,
         dims=dims,
-        shape=array.shape,
-        dtype=array.dtype.newbyteorder("="),
+        shape=shape,
+        dtype=dtype,
         chunks=chunks,
         shards=chunks,
         voxel_size=placement.voxel_size,
         unit=placement.unit,
         offset=placement.offset,
-        version=version,
-        digest=digest_of(repr((array.shape, array.dtype.str)).encode()),
+        names=dict(found.names),
+        version=found.version,
+        digest=digest_of(canonical_text(spec).encode(), repr((shape, dtype.str)).encode()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from chunkinfer.storage.axes import canonical
 from chunkinfer.storage.described import Described, Request, unsupported
 from chunkinfer.storage.placement import BLOCK, Placement, nanometres, whole
 
-MARKER = "info"
+MARKER, PROVENANCE = "info", "provenance"
 STORED = ("x", "y", "z", "c")
 """Axes as the format orders them."""
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "float32")
@@ -121,7 +122,10 @@ def write_unit(shape: tuple[int, ...], dims: tuple[str, ...], chunks: Any, shard
 
 
 def files(request: Request) -> dict[str, bytes]:
-    """The ``info`` of an output.
+    """The ``info`` of an output, and its ``provenance`` where the attributes tell of one.
+
+    The attribute ``type`` says whether viewers show an "image" or a "segmentation"; without it, one channel of uint32
+    or uint64 is a segmentation.
 
     Raises
     ------
@@ -161,16 +165,84 @@ def files(request: Request) -> dict[str, bytes]:
         scale["jpeg_quality"] = 90
     if request.shards is not None:
         scale["sharding"] = _sharding(request, sizes, chunk, encoding)
-    segmentation = dtype in ("uint32", "uint64") and channels == 1
     info = {
         "@type": "neuroglancer_multiscale_volume",
-        "type": "segmentation" if segmentation else "image",
+        "type": _type(request.attributes.get("type"), dtype, channels),
         "data_type": dtype,
         "num_channels": channels,
         "scales": [scale],
         BLOCK: {"dims": list(request.dims), "attributes": dict(request.attributes)},
     }
-    return {MARKER: json.dumps(info, indent=1).encode()}
+    objects = {MARKER: json.dumps(info, indent=1).encode()}
+    made_by = request.attributes.get("provenance")
+    return objects if not isinstance(made_by, Mapping) else {PROVENANCE: _provenance(made_by), **objects}
+
+
+def _type(asked: Any, dtype: str, channels: int) -> str:
+    labels = channels == 1 and dtype != "float32"
+    if asked == "segmentation" and not labels:
+        raise unsupported("A segmentation", f"{channels} channel(s) of {dtype}", "one channel of integers")
+    if asked in ("image", "segmentation"):
+        return str(asked)
+    return "segmentation" if labels and dtype in ("uint32", "uint64") else "image"
+
+
+def _provenance(made_by: Mapping[str, Any]) -> bytes:
+    """What cloud-volume and igneous keep beside a volume: where it comes from and what was done."""
+    source = made_by.get("input")
+    source = source.get("url") if isinstance(source, Mapping) else source
+    done = {"method": {"task": "chunkinfer", **made_by}, "by": "", "date": time.strftime("%Y-%m-%d %H:%M %Z")}
+    record = {"description": "", "owners": [], "sources": [source] if source else [], "processing": [done]}
+    return json.dumps(record, indent=1, default=str).encode()
+
+
+def coarser(
+    scale: Mapping[str, Any],
+    times: Mapping[str, int],
+    shape: Mapping[str, int],
+    offset: Mapping[str, int],
+    chunks: Mapping[str, int],
+    unit: Mapping[str, int] | None,
+) -> dict[str, Any]:
+    """The scale of a coarser level, encoded as a given one.
+
+    Parameters
+    ----------
+    scale
+        Of the finest level, from the ``info``.
+    times
+        Voxels of the finest level per voxel, along x, y and z.
+    shape, offset, chunks
+        Along x, y and z, in voxels of the level.
+    unit
+        A shard in voxels, along x, y and z; None where each chunk is an object.
+    """
+    resolution = [float(f"{size * times[dim]:.12g}") for dim, size in zip("xyz", scale["resolution"], strict=True)]
+    made = {name: value for name, value in scale.items() if name != "sharding"} | {
+        "key": "_".join(f"{size:.12g}" for size in resolution),
+        "size": [shape[dim] for dim in "xyz"],
+        "resolution": resolution,
+        "voxel_offset": [offset[dim] for dim in "xyz"],
+        "chunk_sizes": [[chunks[dim] for dim in "xyz"]],
+    }
+    if unit is not None:
+        cells = grid(shape, chunks)
+        bits = morton.shard_bits(cells, [math.ceil(unit[dim] / chunks[dim]) for dim in "xyz"])
+        made["sharding"] = morton.sharding(cells, bits, "raw" if scale["encoding"] == "jpeg" else "gzip")
+    return made
+
+
+def spec_of(info: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
+    """Members of a tensorstore spec that open a scale which the ``info`` does not announce."""
+    written = ("key", "size", "resolution", "voxel_offset", "encoding", "sharding", "jpeg_quality", "png_level",
+               "compressed_segmentation_block_size")  # fmt: skip
+    return {
+        "multiscale_metadata": {name: info[name] for name in ("type", "data_type", "num_channels") if name in info},
+        "scale_metadata": {
+            **{name: scale[name] for name in written if name in scale}, "chunk_size": scale["chunk_sizes"][0]
+        },
+        "assume_metadata": True,
+    }  # fmt: skip
 
 
 def _integer(value: float, dim: str) -> int:

@@ -97,6 +97,7 @@ def write_shards(store: Any, index: tuple[slice, ...], array: NDArray[Any]) -> b
     # A twin in memory without shards encodes the chunks; it does store those of zeros.
     twin_scale = {name: value for name, value in spec["scale_metadata"].items() if name != "sharding"}
     twin_spec = {**spec, "kvstore": {"driver": "memory"}, "scale_metadata": twin_scale, "create": True, "open": False}
+    twin_spec.pop("assume_metadata", None)  # of a scale that is not announced yet
     twin: Any = ts.open(twin_spec, context=ts.Context()).result()
     twin[index].write(array, can_reference_source_data_indefinitely=True).result()
     prefix = f"{twin_scale['key']}/".encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.errors import SourceError
-from chunkinfer.storage import failures, npy, shards
+from chunkinfer.errors import ChunkinferError
+from chunkinfer.storage import failures, readers, shards
+from chunkinfer.storage.described import digest_of as digest_of
 from chunkinfer.storage.store import canonical, opened
 
 Bounds = tuple[tuple[int, int], ...]
@@ -28,9 +28,10 @@ class Source:
     url: str
     """Where the array is, as the user wrote it (local paths absolute), without format prefix."""
     format: str
-    """"zarr2", "zarr3", "precomputed" or "npy"."""
+    """"zarr2", "zarr3", "precomputed", "n5", or a name in `readers.OPENERS`, for what other libraries read."""
     spec: dict[str, Any]
-    """tensorstore's spec, turned to ``dims`` and to indices from 0, without credentials; for npy the path."""
+    """tensorstore's spec, turned to ``dims`` and to indices from 0, without credentials; for files what their reader
+    opens, with their ``kvstore`` and ``axes`` as stored."""
     dims: tuple[str, ...]
     """Axes, out of ("t", "c", "z", "y", "x") and in that order."""
     shape: tuple[int, ...]
@@ -93,19 +94,10 @@ class Source:
             return np.empty([max(0, stop - start) for start, stop in bounds], self.dtype)
         if self.start:
             bounds = tuple((s + a, s + b) for s, (a, b) in zip(self.start, bounds, strict=True))
-        index = tuple(slice(start, stop) for start, stop in bounds)
         try:
-            if self.format == "npy":
-                return np.array(npy.opened(self.spec["path"], self.version)[index], self.dtype)
-            store = self._store()
-            values: NDArray[Any] = store[index].read().result()
-            if self.format == "precomputed" and self.missing == "error":
-                absent = shards.absent_chunk(store, self.dims, bounds, values)
-                if absent:
-                    raise failures.missing_chunk(self.url, bounds, absent)
-            return values
+            return READERS.get(self.format, _stored)(self, bounds)
         except failures.FAILURES as error:
-            if isinstance(error, SourceError):
+            if isinstance(error, ChunkinferError):
                 raise
             raise failures.unread_box(self.url, bounds, error) from error
 
@@ -165,9 +157,28 @@ def box_of(key: Any, shape: tuple[int, ...]) -> tuple[Bounds, tuple[int | slice,
     return tuple(bounds), tuple(taken)
 
 
-def digest_of(*texts: bytes) -> str:
-    """A digest of metadata objects."""
-    total = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        total.update(len(text).to_bytes(8, "little") + text)
-    return total.hexdigest()
+def _stored(source: Source, bounds: Bounds) -> NDArray[Any]:
+    """What tensorstore reads."""
+    index = tuple(slice(start, stop) for start, stop in bounds)
+    values: NDArray[Any] = source._store()[index].read().result()
+    return values
+
+
+def _precomputed(source: Source, bounds: Bounds) -> NDArray[Any]:
+    """tensorstore takes absent chunks of shards for zeros."""
+    values = _stored(source, bounds)
+    if source.missing == "error" and (absent := shards.absent_chunk(source._store(), source.dims, bounds, values)):
+        raise failures.missing_chunk(source.url, bounds, absent)
+    return values
+
+
+def _of_file(source: Source, bounds: Bounds) -> NDArray[Any]:
+    """What a format's own library reads, turned to the order of the dims."""
+    axes = source.spec["axes"]
+    box = tuple(bounds[source.dims.index(dim)] for dim in axes)
+    values = readers.read(source.format, source.url, source.spec, source.version, box)
+    return np.array(values.transpose([axes.index(dim) for dim in source.dims]), source.dtype)
+
+
+READERS = {"precomputed": _precomputed, **dict.fromkeys(readers.OPENERS, _of_file)}
+"""Format -> how boxes of it are read, where tensorstore alone does not do."""

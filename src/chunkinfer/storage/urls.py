@@ -2,7 +2,8 @@
 
 ::
 
-    [precomputed:// | zarr:// | zarr2:// | zarr3://] + [path | file://path | s3://bucket/key | gs://bucket/key | https://host/path]
+    [precomputed:// | zarr:// | zarr2:// | zarr3:// | n5://]
+    + [path | file://path | s3://bucket/key | gs://bucket/key | https://host/path]
 
 Credentials come from the environment of the process that opens the place, never from a URL, so nothing that is stored,
 shipped or printed holds any.
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from chunkinfer.errors import SourceError
 
-FORMAT_PREFIXES = {"precomputed": "precomputed", "zarr": "zarr", "zarr2": "zarr2", "zarr3": "zarr3"}
+FORMAT_PREFIXES = {"precomputed": "precomputed", "zarr": "zarr", "zarr2": "zarr2", "zarr3": "zarr3", "n5": "n5"}
 """URL prefix -> format asked for; ``zarr`` is either version when reading and zarr3 when creating."""
 
 
@@ -36,6 +37,34 @@ class Location:
     """The format named by the URL's prefix, if any."""
     path: Path | None = None
     """The place on a local file system."""
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """tensorstore's spec of the place as a single object: a file instead of a folder."""
+        return {**self.kvstore, "path": self.kvstore["path"].rstrip("/")}
+
+    def parent(self, levels: int = 1) -> Location:
+        """The place so many folders up."""
+        names = self.kvstore["path"].rstrip("/").split("/")[:-levels]
+        return replace(
+            self,
+            url=self.url.rsplit("/", levels)[0],
+            kvstore={**self.kvstore, "path": f"{'/'.join(names)}/" if names else ""},
+            path=self.path.parents[levels - 1] if self.path else None,
+        )
+
+    def file_in(self, suffixes: tuple[str, ...]) -> tuple[Location, str] | None:
+        """The file that the place is, or leads into, by its suffix, and the rest: ``a.h5`` and ``raw`` of ``a.h5/raw``.
+
+        On a local file system it must exist; in a store the name decides.
+        """
+        names = self.kvstore["path"].strip("/").split("/")
+        for depth, name in enumerate(names, 1):
+            if name.lower().endswith(suffixes):
+                place = self.parent(len(names) - depth) if depth < len(names) else self
+                if place.path is None or place.path.is_file():
+                    return place, "/".join(names[depth:])
+        return None
 
     def child(self, name: str) -> Location:
         """The place ``name`` (slashes allowed) below this one."""
@@ -96,7 +125,7 @@ def _place(text: str) -> Location:
         raise SourceError(
             f"The scheme {scheme!r} of a URL is not known.",
             "A URL is a local path, file://, s3://, gs:// or https:// (reading only), with an optional "
-            "precomputed://, zarr://, zarr2:// or zarr3:// before it.",
+            "precomputed://, zarr://, zarr2://, zarr3:// or n5:// before it.",
             ["for a local file give its path", "for another store copy the data, or mount it as a folder"],
         )
     parts = urlsplit(text)

@@ -11,7 +11,7 @@ import numpy as np
 from chunkinfer.errors import DestinationError, SourceError
 from chunkinfer.storage.axes import canonical, recognise
 from chunkinfer.storage.described import DTYPES, Described, Request, unsupported
-from chunkinfer.storage.placement import BLOCK, dimension_units, from_attributes
+from chunkinfer.storage.placement import BLOCK, Placement, dimension_units, from_attributes
 
 MARKER2, MARKER3 = ".zarray", "zarr.json"
 
@@ -128,6 +128,45 @@ def files3(request: Request) -> dict[str, bytes]:
         "storage_transformers": [],
     }
     return {MARKER3: json.dumps(meta, indent=1).encode()}
+
+
+def coarser(
+    meta: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None,
+    placement: Placement,
+) -> dict[str, bytes]:
+    """The metadata objects of an array of another size, encoded as a given one.
+
+    Parameters
+    ----------
+    meta, attributes
+        Of the given array; version 3 holds its attributes in the metadata.
+    shape, chunks, shards
+        Of the new one, in stored order; ``shards`` is None where each chunk is an object.
+    placement
+        Of the new one.
+    """
+    extra = {name: value for name, value in attributes.items() if name not in KNOWN}
+    if meta["zarr_format"] == 2:
+        names = {"_ARRAY_DIMENSIONS": attributes["_ARRAY_DIMENSIONS"]} if "_ARRAY_DIMENSIONS" in attributes else {}
+        made = {**meta, "shape": shape, "chunks": chunks}
+        about = {**extra, **names, BLOCK: placement.attributes()}
+        return {".zattrs": json.dumps(about, indent=1).encode(), MARKER2: json.dumps(made, indent=1).encode()}
+    codecs = meta["codecs"]
+    if codecs[0]["name"] == "sharding_indexed":
+        inner = {**codecs[0]["configuration"], "chunk_shape": chunks}
+        codecs = [{**codecs[0], "configuration": inner}]
+    grid = {"name": "regular", "configuration": {"chunk_shape": shards or chunks}}
+    made = {
+        **meta, "shape": shape, "chunk_grid": grid, "codecs": codecs,
+        "attributes": {**extra, BLOCK: placement.attributes()},
+    }  # fmt: skip
+    if placement.unit and "dimension_units" in attributes:
+        made["attributes"]["dimension_units"] = dimension_units(placement, meta.get("dimension_names") or ())
+    return {MARKER3: json.dumps(made, indent=1).encode()}
 
 
 def _attributes(request: Request) -> dict[str, Any]:

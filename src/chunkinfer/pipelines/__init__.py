@@ -1,0 +1,21 @@
+"""Pipelines: operators, networks and stores in one chain of words, or in one file.
+
+>>> from chunkinfer.pipelines import Pipeline                                         # doctest: +SKIP
+>>> Pipeline.from_yaml(open("pipeline.yaml").read(), trust=True).run()                # doctest: +SKIP
+
+======================  ==========================================================================
+module                  purpose
+======================  ==========================================================================
+pipeline                the steps as a value; what they declare; running them
+words, files            from the words of a command line; to and from YAML
+commands, parameters    each step's command, out of its function's signature and docstring
+======================  ==========================================================================
+"""
+
+from chunkinfer.pipelines.commands import Command, PipelineError, command, commands
+from chunkinfer.pipelines.files import read_file
+from chunkinfer.pipelines.parameters import Parameter
+from chunkinfer.pipelines.pipeline import Pipeline
+from chunkinfer.pipelines.steps import Step
+
+__all__ = ["Command", "Parameter", "Pipeline", "PipelineError", "Step", "command", "commands", "read_file"]

@@ -1,0 +1,71 @@
+"""Flat arrays: uncompressed, from one place in a file on. Local ones are memory-mapped, others read by rows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkinfer.storage.ranges import Stored, content_of
+from chunkinfer.storage.store import kvstore
+
+SIDE = 64
+"""Voxels per axis of what counts as a chunk, where the file has none."""
+
+
+def spec(file: Stored, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], order: str) -> dict[str, Any]:
+    """What `Flat` takes.
+
+    Raises
+    ------
+    ValueError
+        The file is too short.
+    """
+    if (end := offset + math.prod(shape) * dtype.itemsize) > file.size:
+        raise ValueError(f"it is too short to be memory-mapped: it has {file.size} bytes, and its header needs {end}")
+    return {**file.spec, "offset": offset, "shape": list(shape), "type": dtype.str, "order": order}
+
+
+def chunks(stored: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What counts as a chunk of an array that has none."""
+    return tuple(min(size, SIDE) if dim in "zyx" else 1 for dim, size in zip(stored, shape, strict=True))
+
+
+class Flat:
+    """An array in a file, by boxes."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.place, self.offset = spec["kvstore"], spec["offset"]
+        self.shape, self.dtype = tuple(spec["shape"]), np.dtype(spec["type"])
+        self.fortran = spec["order"] == "F"
+        self.mapped: NDArray[Any] | None = None
+        if self.place["driver"] == "file":
+            self.mapped = np.memmap(self.place["path"], self.dtype, "r", self.offset, self.shape, spec["order"])
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        if self.mapped is not None:
+            return np.asarray(self.mapped[index])
+        if self.fortran:
+            return _rows(self.place, self.offset, self.shape[::-1], self.dtype, index[::-1]).T
+        return _rows(self.place, self.offset, self.shape, self.dtype, index)
+
+
+def _rows(
+    place: dict[str, Any], offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], index: tuple[slice, ...]
+) -> NDArray[Any]:
+    """A box of an array in C order; of every plane, one read takes the whole rows that hold the box."""
+    store, row = kvstore(place), shape[-1] * dtype.itemsize
+    *lead, rows, columns = index
+    reads = []
+    for at in itertools.product(*(range(part.start, part.stop) for part in lead)):
+        plane = 0
+        for i, size in zip(at, shape, strict=False):
+            plane = plane * size + i
+        start = offset + (plane * shape[-2] + rows.start) * row
+        reads.append(store.read("", byte_range=slice(start, start + (rows.stop - rows.start) * row)))
+    planes = [np.frombuffer(content_of(read), dtype).reshape(-1, shape[-1])[:, columns] for read in reads]
+    return np.stack(planes).reshape([part.stop - part.start for part in index])

@@ -1,0 +1,146 @@
+"""HDF5: one dataset of a file. What it says of other files is not followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkinfer.errors import AmbiguousSource, SourceError, SourceNotFound
+from chunkinfer.storage import flat, ranges
+from chunkinfer.storage.axes import recognise
+from chunkinfer.storage.described import Contents
+from chunkinfer.storage.placement import from_attributes
+from chunkinfer.storage.ranges import Stored
+
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nx", ".nxs")
+WHAT = "HDF5 files"
+NEEDS = "h5py"
+
+READ = ("voxel_size", "resolution", "offset", "units", "element_size_um", "axis_names", "_ARRAY_DIMENSIONS")
+"""Attributes that say where voxels are; all others that JSON can hold are kept as names."""
+OWN = ("DIMENSION_LIST", "DIMENSION_LABELS", "CLASS", "REFERENCE_LIST")
+"""HDF5's own."""
+
+
+def describe(file: Stored, inside: str, level: int) -> Contents:
+    """What the attributes of a dataset say: ``inside``, or the only one of the file."""
+    with _open(file.spec) as found:
+        name = inside or _only(found, file.url)
+        dataset = _dataset(found, name, file.url)
+        attributes = {key: _plain(value) for key, value in dataset.attrs.items() if key not in OWN}
+        labels = [label.label or None for label in dataset.dims] if any(d.label for d in dataset.dims) else None
+        named = labels or attributes.get("axis_names") or attributes.get("_ARRAY_DIMENSIONS")
+        stored = recognise(named, dataset.ndim, f"{file.url}/{name}")
+        if "element_size_um" in attributes:  # ImageJ's and ilastik's
+            attributes |= {"resolution": attributes["element_size_um"], "units": "um"}
+        return Contents(
+            stored,
+            dataset.shape,
+            dataset.dtype,
+            dataset.chunks or flat.chunks(stored, dataset.shape),
+            {**file.spec, "name": name},
+            from_attributes(attributes, stored),
+            {key: value for key, value in attributes.items() if key not in READ and value is not None},
+        )
+
+
+class Dataset:
+    """A dataset, by boxes. h5py lets one thread at a time into the library."""
+
+    def __init__(self, spec: Mapping[str, Any], version: str) -> None:
+        self.file = _open(spec)
+        self.dataset = _dataset(self.file, spec["name"], spec["kvstore"]["path"])
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        return np.asarray(self.dataset[index])
+
+
+def opened(spec: Mapping[str, Any], version: str) -> Dataset:
+    """The dataset, by boxes."""
+    return Dataset(spec, version)
+
+
+def _open(spec: Mapping[str, Any]) -> Any:
+    import h5py
+
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401  # registers more compressions, where it is installed
+    place = spec["kvstore"]
+    if place["driver"] == "file":
+        # Read-only media and some network file systems have no locks.
+        return h5py.File(place["path"], "r", locking="best-effort")
+    return h5py.File(ranges.opened(dict(spec)), "r")
+
+
+def _dataset(file: Any, name: str, url: str) -> Any:
+    """A dataset of this file, and of no other: a file from elsewhere could lead to any path of this machine."""
+    import h5py
+
+    dataset = file.get(name)
+    if dataset is not None and dataset.file != file:
+        raise _elsewhere(f"{url}/{name}", "a link into another file")
+    if isinstance(dataset, h5py.Group):
+        names = _names(dataset)
+        raise AmbiguousSource(
+            f"{url}/{name} is a group that holds {', '.join(names[:20]) or 'no arrays'}.",
+            "A volume is one dataset.",
+            [f"open_volume(..., array={f'{name}/{other}'!r})" for other in names[:2]] or ["name another group"],
+        )
+    if dataset is None:
+        raise SourceNotFound(
+            f"{url} holds nothing of the name {name!r}.",
+            f"It holds {', '.join(_names(file)[:20]) or 'no arrays'}.",
+            ["give one of these: open_volume(url, array='...')", "or the path behind the file: file.h5/volumes/raw"],
+        )
+    if dataset.external or dataset.is_virtual:
+        raise _elsewhere(f"{url}/{name}", "a dataset whose values lie in other files")
+    return dataset
+
+
+def _elsewhere(url: str, what: str) -> SourceError:
+    return SourceError(
+        f"{url} is {what}.",
+        "Only the file that was named is read, because what it says of others could lead anywhere.",
+        ["open the other file itself", "or copy the values into one file: h5repack, or h5py in two lines"],
+    )
+
+
+def _names(group: Any) -> list[str]:
+    """Names of the datasets that have an image's rank; links are not followed."""
+    import h5py
+
+    found: list[str] = []
+    group.visititems(lambda n, node: found.append(n) if isinstance(node, h5py.Dataset) and node.ndim > 1 else None)
+    return found
+
+
+def _only(file: Any, url: str) -> str:
+    names = _names(file)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise SourceError(
+            f"{url} holds no arrays of two or more axes.",
+            "They lie in other files, or were never written.",
+            ["give another file", "or name what lies behind a link: open_volume(url, array='...')"],
+        )
+    raise AmbiguousSource(
+        f"{url} holds {len(names)} arrays: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}.",
+        "Which of them is the volume cannot be guessed.",
+        [f"open_volume({url!r}, array={name!r})" for name in names[:2]],
+    )
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as JSON has it, None if it cannot."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, str | int | float | bool) else None

@@ -1,0 +1,51 @@
+"""N5: ``attributes.json`` of an output, in the words of n5-viewer and COSEM."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from chunkinfer.storage.axes import SPATIAL
+from chunkinfer.storage.described import Request, unsupported
+from chunkinfer.storage.n5 import MARKER
+
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
+
+COMPRESSIONS: dict[str, dict[str, Any]] = {
+    "gzip": {"type": "gzip", "level": 5},
+    "none": {"type": "raw"},
+    "blosc": {"type": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1, "blocksize": 0},
+}
+"""What outputs can be compressed with; the first is the default, which every reader of N5 knows."""
+
+
+def files(request: Request) -> dict[str, bytes]:
+    """``attributes.json`` of an output.
+
+    Raises
+    ------
+    DestinationError
+        What the format cannot hold.
+    """
+    if request.dtype.name not in DTYPES:
+        raise unsupported("The data type of an N5 dataset", request.dtype.name, DTYPES)
+    if request.shards is not None:
+        raise unsupported("The shards of an N5 dataset", request.shards, "none: each chunk is an object")
+    if request.encoding not in (None, "raw"):
+        raise unsupported("The encoding of an N5 dataset", request.encoding, "compressions, see compression=")
+    if (compression := request.compression or "gzip") not in COMPRESSIONS:
+        raise unsupported("The compression of an N5 dataset", compression, tuple(COMPRESSIONS))
+    place = request.placement
+    stored = request.dims[::-1]
+    meta = {
+        **request.attributes,
+        "dimensions": request.shape[::-1],
+        "blockSize": request.chunks[::-1],
+        "dataType": request.dtype.name,
+        "compression": COMPRESSIONS[compression],
+        "axes": stored,
+        "resolution": [place.voxel_size.get(dim, 1.0) for dim in stored],
+        "units": [place.unit if dim in SPATIAL else "" for dim in stored],
+        "offset": [place.offset.get(dim, 0) * place.voxel_size.get(dim, 1.0) for dim in stored],
+    }
+    return {MARKER: json.dumps(meta, indent=1).encode()}

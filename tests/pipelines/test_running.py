@@ -1,0 +1,272 @@
+"""Chains run: the same bits as the Python calls, nothing in a dry run, and again from what lies beside the output."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import chunkinfer as ci
+from chunkinfer import cli
+from chunkinfer import operators as op
+from chunkinfer.cli import main
+from chunkinfer.errors import SourceError, SourceNotFound
+from chunkinfer.pipelines import Pipeline, PipelineError
+
+
+def do(words: str) -> str:
+    """Run ``chunkinfer`` in this process."""
+    result = CliRunner().invoke(main, words.split(), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def chain(words: str) -> Pipeline:
+    """The pipeline that words name."""
+    return Pipeline.from_words(words.split())
+
+
+def same(url: str, expected: object) -> None:
+    """What is stored equals what a lazy volume computes: values, type, axes and positions."""
+    stored, wanted = ci.open_volume(url), expected.compute()  # type: ignore[attr-defined]
+    assert stored.dtype == wanted.dtype
+    assert stored.dims == wanted.dims
+    for d in ("z", "y", "x"):
+        np.testing.assert_allclose(stored[d], wanted[d])
+    np.testing.assert_array_equal(stored.values, wanted.values)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_chain_in_a_process_of_its_own_equals_the_calls() -> None:
+    words = "open em.zarr normalize --percentile 1 99 infer unet.pt2 quantize save aff.zarr"
+    command = [sys.executable, "-m", "chunkinfer.cli", *words.split()]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert "exact" in ran.stdout
+    same("aff.zarr", op.quantize(ci.infer(op.normalize(ci.open_volume("em.zarr"), percentile=(1, 99)), "unet.pt2")))
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_chain_is_the_graph_of_the_calls() -> None:
+    """So all that holds of operators in Python holds of a chain: one read of the source, one task per block."""
+    image = ci.open_volume("em.zarr")
+    smooth = op.gaussian(op.normalize(image, range=(0, 255)), (0, 1, 1))
+    before = chain("open em.zarr normalize --range 0 255 gaussian 0,1,1").lazy()[-1]
+    after = chain("open em.zarr normalize --range 0 255 gaussian 0,1,1 infer unet.pt2 quantize").lazy()[-1]
+    assert before.data.name == smooth.data.name
+    assert after.data.name == op.quantize(ci.infer(smooth, "unet.pt2")).data.name
+
+
+@pytest.mark.usefixtures("at_home")
+def test_named_volumes() -> None:
+    do(
+        "open em.zarr --as image gaussian 2 --as smooth "
+        "open tissue.zarr --as tissue "
+        "combine smooth subtract --from image mask tissue --fill 7 save sharp.zarr "
+        "threshold 20 --from smooth save bright.zarr"
+    )
+    image = ci.open_volume("em.zarr")
+    smooth = op.gaussian(image, 2)
+    same("sharp.zarr", op.mask(op.combine(image, smooth, "subtract"), "tissue.zarr", fill=7))
+    same("bright.zarr", op.threshold(smooth, 20))
+    for name in ("sharp", "bright"):
+        do(f"run {name}.zarr/.chunkinfer/pipeline.yaml --output {name}-again.zarr")
+        same(f"{name}-again.zarr", ci.open_volume(f"{name}.zarr"))
+
+
+def test_provenance_leads_to_its_output_only_and_is_replayed_elsewhere(
+    at_home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do(
+        "open em.zarr --as image gaussian 2 --as smooth save smooth.zarr --overwrite open tissue.zarr "
+        "multiply image save first.zarr threshold 100 --from smooth multiply tissue.zarr save second.zarr"
+    )
+    kept = Path("second.zarr/.chunkinfer/pipeline.yaml").read_text()
+    steps = Pipeline.from_yaml(kept).steps
+    assert [step.command for step in steps] == ["open", "gaussian", "threshold", "multiply", "save"]
+    assert steps[0].parameters["url"] == str(at_home / "em.zarr")
+    assert steps[3].parameters["other"] == str(at_home / "tissue.zarr")
+    first = Pipeline.from_yaml(Path("first.zarr/.chunkinfer/pipeline.yaml").read_text())
+    assert [step.command for step in first.steps] == ["open", "open", "multiply", "save"]
+    assert "overwrite" not in Path("smooth.zarr/.chunkinfer/pipeline.yaml").read_text()
+
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    files = [at_home / f"{name}.zarr/.chunkinfer/pipeline.yaml" for name in ("first", "second", "smooth")]
+    monkeypatch.chdir(elsewhere)
+    for file in files:
+        output = file.parents[1].name
+        do(f"run {file} --output {output}")
+        again = ci.open_volume(at_home / output)
+        same(output, again)
+        assert Path(output, ".chunkinfer/pipeline.yaml").read_text() == file.read_text().replace(
+            f"{at_home}/{output}", f"{elsewhere}/{output}"
+        )
+    assert "0 computed" in do(f"run {files[0]}")  # to its own output: complete
+
+
+@pytest.mark.usefixtures("at_home")
+def test_what_follows_a_save_and_what_opens_it_again() -> None:
+    pipeline = chain(
+        "open em.zarr gaussian 1 save smooth.zarr open ./smooth.zarr threshold 90 save t.zarr "
+        "multiply smooth.zarr save m.zarr"
+    )
+    assert " 4  open ./smooth.zarr\n      z 24, y 40, x 48; float32" in pipeline.plan()  # which is not stored yet
+    assert not Path("smooth.zarr").exists()
+    pipeline.run(progress=False)
+    smooth = op.gaussian(ci.open_volume("em.zarr"), 1)
+    same("t.zarr", op.threshold(smooth, 90))
+    same("m.zarr", op.multiply(op.threshold(smooth, 90), smooth))
+    kept = Pipeline.from_yaml(Path("m.zarr/.chunkinfer/pipeline.yaml").read_text())
+    assert [step.command for step in kept.steps] == ["open", "threshold", "multiply", "save"]
+
+    for name in ("smooth", "t", "m"):
+        shutil.move(f"{name}.zarr", f"{name}-before.zarr")
+    pipeline.with_outputs(["a.zarr", "b.zarr", "c.zarr"]).run(progress=False)
+    assert not Path("smooth.zarr").exists()
+    same("c.zarr", ci.open_volume("m-before.zarr"))
+
+
+def test_a_dry_run_reads_no_voxel(at_home: Path) -> None:
+    """The image's chunks are gone: whatever reads one fails."""
+    image = Path(shutil.copytree("em.zarr", "hollow.zarr"))
+    shutil.rmtree(image / "c")
+    text = do(
+        "open hollow.zarr --missing error normalize --percentile 1 99 gaussian 2 infer unet.pt2 --precision bf16 "
+        "--calibrate --max-block-minutes 5 median --size 1,3,3 quantize downsample 1,2,2 channels 0,2 crop z=4:20 "
+        "save aff.ome.zarr --pyramid 2 --dry-run"
+    )
+    assert "limits: found in a first pass over the volume" in text
+    assert "halo: z 8, y 8, x 8" in text
+    assert "halo: y 1, x 1" in text
+    assert "precision bf16: measured when it runs" in text
+    assert "verdict:            exact" in text
+    assert "c 2, z 16, y 20, x 24; uint8; voxel size 40 x 8 x 8 nm; origin 7, 0, 0" in text
+    assert not Path("aff.ome.zarr").exists()
+    with pytest.raises(SourceError):  # it is the dry run that reads nothing
+        chain("open hollow.zarr --missing error normalize").lazy()
+    pipeline = Path("p.yaml")
+    pipeline.write_text(do("open hollow.zarr gaussian 2 save g.zarr --yaml"))
+    assert "halo: z 8, y 8, x 8" in do("run p.yaml --dry-run")
+
+
+@pytest.mark.usefixtures("at_home")
+def test_what_is_wrong_further_on_is_found_before_a_first_pass() -> None:
+    shutil.copytree("em.zarr", "hollow.zarr")
+    shutil.rmtree("hollow.zarr/c")
+    words = "open hollow.zarr --missing error normalize downsample 1,2 save out.zarr"
+    with pytest.raises(ValueError, match="factors") as raised:
+        chain(words).run()
+    assert raised.value.__notes__ == ["in step 3: downsample 1,2"]
+    with pytest.raises(ValueError, match="factors"):
+        chain("open em.zarr save copy.zarr downsample 1,2 save small.zarr").run()
+    assert not Path("copy.zarr").exists()
+
+
+@pytest.mark.usefixtures("at_home")
+def test_networks_in_a_row_and_levels_of_what_was_saved() -> None:
+    pipeline = chain("open em.zarr infer unet.pt2 channels 0 infer unet.pt2 --patch 24,16,48")
+    text = pipeline.plan()
+    assert text.count("verdict:            exact") == 2
+    assert "       y      40" in text.partition("channels 0")[2]
+    twice = chain("open em.zarr save em.ome.zarr --pyramid 1 open em.ome.zarr --level 1 save coarse.zarr")
+    with pytest.raises(PipelineError, match="not there yet"):
+        twice.plan()
+    twice.run(progress=False)
+    same("coarse.zarr", ci.open_volume("em.ome.zarr", level=1))
+
+
+@pytest.mark.usefixtures("at_home")
+def test_own_steps_run_and_are_kept() -> None:
+    do("open em.zarr --plugin own:brighter brighter --by 5 save a.zarr --plugin own:smoothed")
+    assert "smoothed" not in Path("a.zarr/.chunkinfer/pipeline.yaml").read_text()
+    same("a.zarr", op.add(ci.open_volume("em.zarr"), 5))
+    do("run a.zarr/.chunkinfer/pipeline.yaml --trust --output b.zarr")
+    same("b.zarr", ci.open_volume("a.zarr"))
+    do("open em.zarr smoothed --strength 0.5 --halo 1 --dtype float32 save c.zarr --plugin own:smoothed")
+    do("open em.zarr apply own:smoothed --strength 0.5 --halo 1 --dtype float32 save d.zarr")
+    same("d.zarr", ci.open_volume("c.zarr"))
+    image = ci.open_volume("em.zarr").values.astype("f4")
+    wide = np.pad(image, [(0, 0), (0, 0), (1, 1)], mode="edge")
+    np.testing.assert_array_equal(ci.open_volume("c.zarr"), image + 0.5 * (wide[..., 2:] + wide[..., :-2]))
+
+
+@pytest.mark.usefixtures("at_home")
+def test_runs_that_cannot_be() -> None:
+    with pytest.raises(PipelineError, match="saves nothing"):
+        chain("open em.zarr invert").run()
+    with pytest.raises(PipelineError, match="saves 1 volumes, and 2 outputs"):
+        chain("open em.zarr save a.zarr").with_outputs(["a", "b"])
+    with pytest.raises(SourceNotFound, match="no pipeline file"):
+        do("run absent.yaml")
+
+
+@pytest.mark.usefixtures("at_home")
+def test_errors_on_the_command_line_are_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("chunkinfer.cli._with_malloc_settings", lambda: None)  # it would start this process anew
+    monkeypatch.setattr(sys, "argv", ["chunkinfer", "open", "em.zarr", "crop", "z=0:99", "save", "out.zarr"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.run()
+    said = capsys.readouterr().err
+    assert "VolumeError: " in said
+    assert "(in step 2: crop z=0:99)" in said
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_chain_tells_its_log() -> None:
+    do("open em.zarr invert save out.zarr --log run.jsonl")
+    assert "run ended" in Path("run.jsonl").read_text()
+
+
+def test_credentials_are_not_kept(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    words = "open https://me:wJalrXUtnFEMI@host/em.zarr save out.zarr --encoding wJalrXUtnFEMI"
+    text = chain(words).provenance(1)
+    assert "wJalrXUtnFEMI" not in text
+    assert str(at_home / "out.zarr") in text
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
+def test_a_chain_runs_on_a_cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are processes of their own, which find the user's module on their path."""
+    monkeypatch.setenv("PYTHONPATH", str(home))
+    with ci.clusters.local(workers=2) as cluster:
+        address = cluster.scheduler_address
+        do(
+            "open em.zarr normalize smoothed --halo 1 --dtype float32 infer unet.pt2 quantize save aff.zarr "
+            f"--plugin own:smoothed --scheduler {address}"
+        )
+    from own import smoothed  # type: ignore[import-not-found]
+
+    image = op.apply(op.normalize(ci.open_volume("em.zarr")), smoothed, halo=1, dtype="f4")
+    same("aff.zarr", op.quantize(ci.infer(image, "unet.pt2")))
+
+
+@pytest.mark.smoke
+@pytest.mark.slow
+def test_a_chain_from_bucket_to_bucket(s3_server: str, at_home: Path) -> None:
+    """Its provenance is in the bucket, and replayed from there."""
+    import obstore
+
+    store = obstore.store.S3Store("chains", endpoint=s3_server, region="us-east-1", client_options={"allow_http": True})
+    _make_bucket(s3_server, "chains")
+    do("open em.zarr invert save s3://chains/inverted.zarr")
+    kept = bytes(obstore.get(store, "inverted.zarr/.chunkinfer/pipeline.yaml").bytes()).decode()
+    assert "s3://chains/inverted.zarr" in kept
+    do("run s3://chains/inverted.zarr/.chunkinfer/pipeline.yaml --output again.zarr")
+    same("again.zarr", op.invert(ci.open_volume("em.zarr")))
+
+
+def _make_bucket(server: str, name: str) -> None:
+    import urllib.request
+
+    urllib.request.urlopen(urllib.request.Request(f"{server}/{name}", method="PUT")).close()

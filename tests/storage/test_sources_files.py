@@ -1,0 +1,291 @@
+"""Single files that other libraries wrote: TIFF, HDF5, NIfTI, MRC, npy."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chunkinfer.errors import AmbiguousSource, MissingExtra, SourceError, SourceNotFound
+from chunkinfer.storage import open_source, tiff
+from storage.comparing import assert_same, keys
+from storage.written import COLOUR, FILES, GREY, RNG, h5
+
+h5py = pytest.importorskip("h5py")
+mrcfile = pytest.importorskip("mrcfile")
+nibabel = pytest.importorskip("nibabel")
+tifffile = pytest.importorskip("tifffile")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    for name, (write, _) in FILES.items():
+        write(folder / name)
+    return folder
+
+
+opened = cache(open_source)
+
+
+@pytest.mark.parametrize("name", FILES)
+@given(data=st.data())
+def test_boxes(folder: Path, name: str, data: st.DataObject) -> None:
+    array, source = FILES[name][1], opened(folder / name)
+    key = data.draw(keys(array.shape))
+    np.testing.assert_array_equal(source[key], array[key])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_source_travels(folder: Path, name: str) -> None:
+    source, array = open_source(folder / name), FILES[name][1]
+    assert_same(source, array)
+    assert all(1 <= chunk <= n for chunk, n in zip(source.chunks, array.shape, strict=True))
+    assert source[0].dtype.isnative
+    if name.startswith("times"):
+        assert source.dims[0] == "t"
+    elif array.ndim == 4:
+        assert source.dims == ("c", "z", "y", "x")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_files(folder: Path, tmp_path: Path, name: str) -> None:
+    whole = (folder / name).read_bytes()
+    damaged = tmp_path / name
+    for content in (whole[: len(whole) // 2], whole[:100], b"", b"nonsense" * 999):
+        damaged.write_bytes(content)
+        with pytest.raises(SourceError, match=name):
+            open_source(damaged)[...]
+
+
+def test_many_threads(folder: Path) -> None:
+    def read(name: str) -> bool:
+        return np.array_equal(open_source(folder / name)[1:, 3:], FILES[name][1][1:, 3:])
+
+    names = ["zlib.tif", "tiles.tif", "chunks.h5", "zipped.nii.gz", "one.nii", "int16.mrc"] * 8
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, names))
+
+
+# Where voxels are
+
+
+def test_placement_of_imagej(tmp_path: Path) -> None:
+    about = {"axes": "ZYX", "spacing": 0.05, "unit": "micron"}
+    tifffile.imwrite(tmp_path / "a.tif", GREY, imagej=True, resolution=(1 / 0.004, 1 / 0.008), metadata=about)
+    source = open_source(tmp_path / "a.tif")
+    assert (source.unit, source.voxel_size) == ("um", {"z": 0.05, "y": 0.008, "x": 0.004})
+
+
+def test_placement_of_ome(tmp_path: Path) -> None:
+    sizes = {f"PhysicalSize{dim}": size for dim, size in (("X", 4.0), ("Y", 4.0), ("Z", 40.0))}
+    units = {f"PhysicalSize{dim}Unit": "nm" for dim in "XYZ"}
+    about = {"axes": "CZYX", **sizes, **units, "Channel": {"Name": ["actin", "dapi", "er"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", COLOUR, metadata=about, photometric="minisblack")
+    source = open_source(tmp_path / "a.ome.tif")
+    assert (source.unit, source.voxel_size) == ("nm", {"z": 40.0, "y": 4.0, "x": 4.0})
+    assert source.names == {"channel_names": ["actin", "dapi", "er"]}
+
+
+def test_dots_per_inch_are_no_voxel_size(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", GREY, resolution=(72, 72), resolutionunit="INCH", photometric="minisblack")
+    source = open_source(tmp_path / "a.tif")
+    assert (source.unit, source.voxel_size["x"]) == ("", 1.0)
+
+
+HDF5 = [
+    ({"resolution": [40.0, 4.0, 4.0], "offset": [400.0, -8.0, 0.0]}, ("", 40.0, 10), "CREMI"),
+    ({"element_size_um": [0.04, 0.004, 0.004]}, ("um", 0.04, 0), "ImageJ, ilastik"),
+    ({"voxel_size": (40, 4, 4), "units": ["nm"] * 3, "offset": (80, 0, 0)}, ("nm", 40.0, 2), "funlib"),
+    ({"resolution": b"high"}, ("", 1.0, 0), "no numbers"),
+]
+
+
+@pytest.mark.parametrize(("attributes", "expected", "why"), HDF5)
+def test_placement_of_hdf5(tmp_path: Path, attributes: dict[str, Any], expected: Any, why: str) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = GREY
+        file["raw"].attrs.update({**attributes, "comment": "shot at dawn"})
+    source = open_source(tmp_path / "a.h5")
+    assert (source.unit, source.voxel_size["z"], source.offset["z"]) == expected
+    assert source.names == {"comment": "shot at dawn"}
+
+
+def test_named_axes_of_hdf5(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = COLOUR.transpose(3, 2, 1, 0)
+        for dim, label in zip(file["raw"].dims, "xyzc", strict=True):
+            dim.label = label
+    assert_same(open_source(tmp_path / "a.h5"), COLOUR)
+
+
+def test_placement_of_nifti(tmp_path: Path) -> None:
+    affine = np.diag([0.004, 0.004, 0.04, 1.0])
+    affine[:3, 3] = [-0.008, 0.012, 0.4]
+    image = nibabel.Nifti1Image(GREY.T, affine)
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, tmp_path / "a.nii")
+    source = open_source(tmp_path / "a.nii")
+    assert (source.unit, source.voxel_size) == ("um", {"z": 0.04, "y": 0.004, "x": 0.004})
+    assert (source.offset, source.names) == ({"z": 10, "y": 3, "x": -2}, {})
+    # Axes that point elsewhere are told, and voxels stay where they are.
+    nibabel.save(nibabel.Nifti1Image(GREY.T, np.diag([-1.0, 1, 1, 1])), tmp_path / "b.nii")
+    source = open_source(tmp_path / "b.nii")
+    assert source.names["affine"][0][0] == -1
+    assert_same(source, GREY)
+
+
+def test_scaled_intensities_of_nifti(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.linspace(-1, 1, 60).reshape(3, 4, 5), np.eye(4))
+    image.set_data_dtype("i2")
+    nibabel.save(image, tmp_path / "a.nii")
+    source = open_source(tmp_path / "a.nii")
+    assert source.dtype == np.float32
+    np.testing.assert_array_equal(source[...], nibabel.load(tmp_path / "a.nii").get_fdata().T.astype("f4"))
+
+
+def test_placement_of_mrc(tmp_path: Path) -> None:
+    for name, origin, start, expected in (
+        ("a.mrc", (21.6, 0, -43.2), 7, {"z": -4, "y": 0, "x": 2}),
+        ("b.mrc", (0, 0, 0), 7, {"z": 0, "y": 0, "x": 7}),
+    ):
+        with mrcfile.new(tmp_path / name) as file:
+            file.set_data(GREY)
+            file.voxel_size = 10.8
+            file.header.origin = origin
+            file.header.nxstart = start
+        source = open_source(tmp_path / name)
+        assert (source.unit, source.voxel_size["z"], source.offset) == ("angstrom", 10.8, expected)
+
+
+# Several arrays in a file
+
+
+def test_arrays_of_hdf5(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["volumes/raw"], file["volumes/labels"], file["list"] = GREY, GREY + 1, np.arange(5)
+        file["same"] = h5py.SoftLink("/volumes/raw")
+    with pytest.raises(AmbiguousSource, match=r"array='volumes/labels'"):
+        open_source(path)
+    for source in (open_source(path / "volumes" / "labels"), open_source(path, array="volumes/labels")):
+        assert_same(source, GREY + 1)
+        assert source.url == f"{path}/volumes/labels"
+    assert_same(open_source(path, array="same"), GREY)
+    with pytest.raises(AmbiguousSource, match="array='volumes/labels'"):
+        open_source(path / "volumes")
+    with pytest.raises(SourceNotFound, match="volumes/raw"):
+        open_source(path / "nothing")
+    with pytest.raises(SourceError, match="no level 1"):
+        open_source(path / "same", level=1)
+    with pytest.raises(SourceError, match=r"\.\."):
+        open_source(path, array="../../etc/passwd")
+
+
+def test_files_that_lead_elsewhere(tmp_path: Path) -> None:
+    """Someone else's file must not make us read ours."""
+    secret, path = tmp_path / "secret", tmp_path / "a.h5"
+    secret.write_bytes(b"not so secret key")
+    h5(GREY, "x")(tmp_path / "b.h5")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("external", (4, 4), dtype="u1", external=[(str(secret), 0, 16)])
+        layout = h5py.VirtualLayout(GREY.shape, "u2")
+        layout[:] = h5py.VirtualSource(tmp_path / "b.h5", "x", GREY.shape)
+        file.create_virtual_dataset("virtual", layout)
+        file["linked"] = h5py.ExternalLink(tmp_path / "b.h5", "/x")
+        file["twice"] = h5py.SoftLink("/linked")
+    for name in ("external", "virtual", "linked", "twice"):
+        with pytest.raises(SourceError, match=r"other files|another file"):
+            open_source(path, array=name)
+
+
+def test_images_of_tiff(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(GREY, photometric="minisblack")
+        writer.write(GREY[:, ::2, ::2], photometric="minisblack")
+    with pytest.raises(AmbiguousSource, match="array='0'"):
+        open_source(tmp_path / "a.tif")
+    assert_same(open_source(tmp_path / "a.tif", array="1"), GREY[:, ::2, ::2])
+    for wrong in ("2", "raw"):
+        with pytest.raises(SourceError, match="array='0'"):
+            open_source(tmp_path / "a.tif" / wrong)
+    np.save(tmp_path / "a.npy", GREY)
+    with pytest.raises(SourceError, match="one array"):
+        open_source(tmp_path / "a.npy", array="x")
+
+
+def test_levels_of_tiff(tmp_path: Path) -> None:
+    about = {"axes": "ZYX", "PhysicalSizeX": 4.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 4.0}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        writer.write(GREY, subifds=1, metadata=about, tile=(16, 16), photometric="minisblack")
+        writer.write(GREY[:, ::2, ::2], subfiletype=1, tile=(16, 16), photometric="minisblack")
+    fine, coarse = open_source(tmp_path / "a.ome.tif"), open_source(tmp_path / "a.ome.tif", level=1)
+    assert_same(fine, GREY)
+    assert_same(coarse, GREY[:, ::2, ::2])
+    assert (fine.voxel_size["x"], coarse.voxel_size["x"]) == (4.0, 8.0)
+    with pytest.raises(SourceError, match="no level 2"):
+        open_source(tmp_path / "a.ome.tif", level=2)
+
+
+def test_other_files_of_an_ome_tiff_are_not_opened(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.ome.tif", GREY[:1], metadata={"axes": "ZYX"}, photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as one:
+        xml = one.ome_metadata or ""
+    tifffile.imwrite(tmp_path / "b.tif", GREY[1:2], photometric="minisblack")
+    data = '<TiffData IFD="0" FirstZ="1" PlaneCount="1"><UUID FileName="b.tif">urn:uuid:1</UUID></TiffData></Pixels>'
+    more = xml.replace('SizeZ="1"', 'SizeZ="2"').replace("</Pixels>", data)
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", GREY[:1], description=more.encode(), metadata=None, photometric="minisblack"
+    )
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as both:
+        assert both.series[0].shape[0] == 2
+    assert_same(open_source(tmp_path / "a.ome.tif"), GREY[0])
+
+
+# What is read
+
+
+def test_a_box_of_a_tiff_reads_what_it_meets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels = RNG.integers(0, 255, (4, 256, 256), dtype="u1")
+    read: list[int] = []
+    whole = tiff.Pages._read
+    monkeypatch.setattr(tiff.Pages, "_read", lambda self, part: (read.append(part.size), whole(self, part))[1])
+    for name, options, most in (("tiles", {"tile": (64, 64)}, 64 * 64), ("rows", {}, 20 * 256)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", voxels, photometric="minisblack", **options)
+        source = open_source(tmp_path / f"{name}.tif")
+        read.clear()
+        np.testing.assert_array_equal(source[1:3, 70:90, 70:90], voxels[1:3, 70:90, 70:90])
+        assert sum(read) == 2 * most
+    tifffile.imwrite(tmp_path / "z.tif", voxels, photometric="minisblack", tile=(64, 64), compression="zlib")
+    source = open_source(tmp_path / "z.tif")
+    read.clear()
+    for _ in range(3):
+        source[1, 70:90, 70:90]
+    assert len(read) == 1  # and decoded once
+
+
+# Without the libraries
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("plain.tif", "tifffile"), ("chunks.h5", "h5py"), ("one.nii", "nibabel"), ("int16.mrc", "mrcfile")],
+)
+def test_without_the_library(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
+    for loaded in [m for m in sys.modules if m.partition(".")[0] == module]:
+        monkeypatch.setitem(sys.modules, loaded, None)
+    with pytest.raises(MissingExtra, match=rf"{module}(.|\n)*pip install \"chunkinfer\[formats\]\""):
+        open_source(folder / name)
+
+
+def test_an_unknown_suffix(tmp_path: Path) -> None:
+    (tmp_path / "a.dm3").write_bytes(b"1234")
+    with pytest.raises(SourceError, match=r"ends in .*\.tif.*\.png"):
+        open_source(tmp_path / "a.dm3")
