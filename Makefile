@@ -42,6 +42,7 @@ evidence: slow
 	$(BIN)/python benchmarks/chaos.py --store s3 | tee -a benchmarks/chaos.md
 	$(BIN)/python benchmarks/torn.py | tee benchmarks/torn.md
 	$(BIN)/python benchmarks/hybrid.py | tee benchmarks/hybrid.md
+	$(BIN)/python benchmarks/chain.py | tee benchmarks/chain.md
 	$(BIN)/python benchmarks/gpu.py
 
 # Beside MONAI, nnU-Net, torch-em, a recipe in plain dask and chunkflow; PEERS says which Python has which of them.
