@@ -157,6 +157,7 @@ class Transfers:
             np.copyto(staged.numpy(), array)
             tensor = self._cuda.empty(array.shape, dtype)
             self._cuda.copy(tensor, staged)
+            del staged  # whoever takes the buffer next may grow it: what it was would stay page-locked beside it
             buffer.copied.record(self._up)
             ready = self._cuda.event()
             ready.record(self._up)
@@ -216,7 +217,9 @@ class Transfers:
             self._cuda.copy(staged, tensor)
             buffer.copied.record(self._down)
             buffer.copied.synchronize()  # the tensor is kept by the caller, and may go from here on
-            return staged.numpy().copy()
+            result = staged.numpy().copy()
+            del staged  # as above
+            return result
 
 
 class Buffers:
