@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorstore as ts
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from chunkinfer.storage.downsampling import METHODS, downsample
+from chunkinfer.storage import downsampling
+from chunkinfer.storage.downsampling import COMPILED, METHODS, downsample
 from pyramids.oracle import coarser
 
 DTYPES = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
@@ -28,6 +30,13 @@ def arrays(draw: st.DrawFn, dtypes: list[str]) -> tuple[np.ndarray, list[int], l
     return np.array(values, dtype)[picks], factors, [draw(st.integers(0, f - 1)) for f in factors]
 
 
+@pytest.fixture(params=[0, 1 << 60], ids=["compiled", "tensorstore's"])
+def _loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large arrays are downsampled by loops of our own, small ones by tensorstore's: both are tried on small ones."""
+    monkeypatch.setattr(downsampling, "WORTH_COMPILING", request.param)
+
+
+@pytest.mark.usefixtures("_loops")
 @given(arrays(DTYPES), st.sampled_from(METHODS))
 def test_every_method_equals_the_cells_one_by_one(case: tuple[np.ndarray, list[int], list[int]], method: str) -> None:
     array, factors, phase = case
@@ -37,6 +46,7 @@ def test_every_method_equals_the_cells_one_by_one(case: tuple[np.ndarray, list[i
     np.testing.assert_array_equal(reordered, got, strict=True)
 
 
+@pytest.mark.usefixtures("_loops")
 @given(arrays(DTYPES), st.sampled_from(METHODS), st.data())
 def test_any_cut_along_cells_gives_the_same_bits(
     case: tuple[np.ndarray, list[int], list[int]], method: str, data: st.DataObject
@@ -50,6 +60,24 @@ def test_any_cut_along_cells_gives_the_same_bits(
     after = [0 if d == axis and at else p for d, p in enumerate(phase)]
     parts = [downsample(part, factors, method, p) for part, p in ((low, phase), (high, after)) if part.size]
     assert np.concatenate(parts, axis).tobytes() == whole.tobytes()
+
+
+def test_both_loops_give_the_same_bits_where_the_compiled_ones_are_used() -> None:
+    """Sizes at which they are, with values that round: one block of each type."""
+    rng = np.random.default_rng(0)
+    for method, types in COMPILED.items():
+        for dtype in map(np.dtype, types):
+            values = rng.normal(0, 1e3, (3, 64, 96, 65)).astype(dtype) if dtype.kind == "f" else None
+            if values is None:
+                values = rng.integers(np.iinfo(dtype).max // 2, np.iinfo(dtype).max, (3, 64, 96, 65), dtype)
+            array = values if method == "mean" else values // dtype.type(np.iinfo(dtype).max // 9)
+            for factors, phase in (((1, 2, 2, 2), (0, 0, 0, 0)), ((1, 1, 3, 2), (0, 0, 2, 1))):
+                got = downsample(array, factors, method, phase)
+                assert array.size >= downsampling.WORTH_COMPILING
+                assert downsampling._is_compiled(array, list(factors), method)
+                small = [downsample(array[c : c + 1, :, :, :], factors, method, phase) for c in range(3)]
+                want = ts.downsample(ts.array(array)[ts.d[:].translate_to[phase]], factors, method).read().result()
+                assert got.tobytes() == want.tobytes() == np.concatenate(small).tobytes(), (method, dtype, factors)
 
 
 @pytest.mark.parametrize(

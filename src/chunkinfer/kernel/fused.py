@@ -1,42 +1,25 @@
 """Loops over voxels, compiled: each passes over memory once.
 
-Imported only where a kernel runs on a CPU: the first use on a machine compiles, which takes seconds, and later
-processes load what it left. Arrays are (channels, z, y, x), in C order; a part of one is given by where it starts.
-
-Nothing here may be reassociated (no ``fastmath``): a voxel's bits must not depend on where in a row it lies. For the
-same reason checks are comparisons joined by "or", which the compiler may reorder as it likes, and never sums.
+Imported only where a kernel runs on a CPU. Arrays are (channels, z, y, x), in C order; a part of one is given by where
+it starts. Checks are comparisons joined by "or", which the compiler may reorder as it likes, and never sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer.compiling import compiled
 from chunkinfer.kernel import canvas
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Corner = tuple[int, int, int]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 LARGEST = np.finfo(np.float32).max
 LOWEST, HIGHEST = np.float32(canvas.LOWEST), np.float32(canvas.HIGHEST)
-
-
-def compiled(function: Function) -> Function:
-    """The function, compiled; kept on disk where there is a place for it."""
-    from numba import njit
-
-    # "numpy": a division by zero gives infinity, instead of a branch in every loop.
-    result: Any
-    try:
-        result = njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # neither this package's folder nor the user's cache can be written
-        result = njit(nogil=True, error_model="numpy")(function)
-    return cast(Function, result)
 
 
 @compiled

@@ -27,7 +27,7 @@ from chunkinfer.storage.levels import Level
 SMALLEST = 64
 """Voxels: an image that is no longer than this, or than a chunk, along each axis needs no coarser level."""
 
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 128 << 20
 """Of voxels that a task reads, at most where one level allows it; a task holds some twice as much."""
 
 WORTH_A_TASK = 16 << 20
