@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
 from chunkinfer.blockwise.payload import Payload
 from chunkinfer.blockwise.stages import drain, stage
@@ -93,7 +93,7 @@ class Store:
 def checksum(voxels: NDArray[Any]) -> int:
     """CRC-32 of a block as a reader gets it: C order, little-endian."""
     ordered = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("<"))
-    return zlib.crc32(ordered.reshape(-1).view(np.uint8).data)
+    return int(zlib_ng.crc32(ordered.reshape(-1).view(np.uint8).data))
 
 
 def store_blocks(array: da.Array, store: Payload, name: str) -> da.Array:

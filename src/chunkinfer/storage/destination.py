@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import failures, shards
+from chunkinfer.storage import chunks, failures, shards
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import opened
 
@@ -54,7 +54,9 @@ class Destination(Source):
         import tensorstore as ts
 
         store = self._store()
-        if self.format == "precomputed" and shards.write_shards(store, index, array):
+        if self.format == "precomputed" and (
+            chunks.write_chunks(store, self.dims, index, array) or shards.write_shards(store, self.dims, index, array)
+        ):
             return
         # One transaction: the chunks of a shard are stored together, once, instead of one rewrite per chunk.
         transaction = ts.Transaction()

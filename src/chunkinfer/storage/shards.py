@@ -15,22 +15,20 @@ from numpy.typing import NDArray
 
 from chunkinfer.geometry.morton import code
 from chunkinfer.storage import failures
+from chunkinfer.storage.chunks import Chunks
 from chunkinfer.storage.store import kvstore
 
 DAMAGED = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
 """Status codes of a shard that cannot be read."""
 
 
-class Shards:
+class Shards(Chunks):
     """The shards of an opened volume: its chunks by grid cell."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        scale = spec["scale_metadata"]
-        base = spec["kvstore"]
-        self.chunk, self.origin = scale["chunk_size"], scale.get("voxel_offset", [0, 0, 0])
-        self.grid = [math.ceil(size / chunk) for size, chunk in zip(scale["size"], self.chunk, strict=True)]
-        self.files = {**_plain(base), "path": f"{base['path']}{scale['key']}/"}
-        self.sharding = scale["sharding"]
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        super().__init__(spec)
+        self.grid = [math.ceil(size / chunk) for size, chunk in zip(self.size, self.chunk, strict=True)]
+        self.sharding = spec["scale_metadata"]["sharding"]
         self.key_value = kvstore(
             {"driver": "neuroglancer_uint64_sharded", "base": self.files, "metadata": self.sharding}
         )
@@ -45,12 +43,6 @@ class Shards:
         digits = math.ceil(self.sharding["shard_bits"] / 4)
         for number in {code(cell, self.grid) >> low for cell in cells}:
             kvstore(self.files).write(f"{number:0{digits}x}.shard", None).result()
-
-
-def _plain(base: Mapping[str, Any]) -> dict[str, Any]:
-    """A kvstore spec without context resources."""
-    members = ("driver", "path", "bucket", "endpoint", "aws_region", "base_url")
-    return {name: base[name] for name in members if name in base}
 
 
 def absent_chunk(
@@ -82,7 +74,7 @@ def absent_chunk(
     return None
 
 
-def write_shards(store: Any, index: tuple[slice, ...], array: NDArray[Any]) -> bool:
+def write_shards(store: Any, dims: Sequence[str], index: tuple[slice, ...], array: NDArray[Any]) -> bool:
     """Write a box of whole shards, every chunk of it, each shard once. False if the volume has no shards.
 
     Memory beside ``array``: about four times its size, for the encoded chunks, their copy in the transaction and the
@@ -94,24 +86,13 @@ def write_shards(store: Any, index: tuple[slice, ...], array: NDArray[Any]) -> b
     import tensorstore as ts
 
     shards = Shards(spec)
-    # A twin in memory without shards encodes the chunks; it does store those of zeros.
-    twin_scale = {name: value for name, value in spec["scale_metadata"].items() if name != "sharding"}
-    twin_spec = {**spec, "kvstore": {"driver": "memory"}, "scale_metadata": twin_scale, "create": True, "open": False}
-    twin_spec.pop("assume_metadata", None)  # of a scale that is not announced yet
-    twin: Any = ts.open(twin_spec, context=ts.Context()).result()
-    twin[index].write(array, can_reference_source_data_indefinitely=True).result()
-    prefix = f"{twin_scale['key']}/".encode()
-    cells = {}
-    for name in twin.kvstore.list().result():
-        if name.startswith(prefix):
-            starts = [int(_start(part)) for part in name[len(prefix) :].decode().split("_")]
-            cells[name] = [(s - o) // c for s, o, c in zip(starts, shards.origin, shards.chunk, strict=True)]
+    contents = list(shards.encoded(dims, index, array))
 
     def commit() -> None:
         transaction = ts.Transaction()
         shard_store = shards.key_value.with_transaction(transaction)
-        for name, cell in cells.items():
-            shard_store.write(shards.key(cell), twin.kvstore.read(name).result().value).result()
+        for cell, content in contents:
+            shard_store.write(shards.key(cell), content).result()
         transaction.commit_async().result()
 
     try:
@@ -119,11 +100,7 @@ def write_shards(store: Any, index: tuple[slice, ...], array: NDArray[Any]) -> b
     except failures.FAILURES as error:
         if failures.status(error) not in DAMAGED:
             raise
-        shards.delete(cells.values())  # the driver reads a shard that it replaces, and this one is damaged
+        # The driver reads a shard that it replaces, and this one is damaged.
+        shards.delete(cell for cell, _ in contents)
         commit()
     return True
-
-
-def _start(span: str) -> str:
-    """The first number of "16-32" or "-16-0"."""
-    return span[: span.index("-", 1)]

@@ -18,6 +18,10 @@ CACHE_BYTES = 2**23
 """Memory per process for shard indices, mostly: small beside the blocks in flight, whose memory a plan promises."""
 
 
+FILES = 32
+"""Files that are read or written at a time: each waits for the disk to keep it, and disks keep many at once."""
+
+
 def canonical(spec: Any) -> str:
     """The one text of a JSON value, for keys and tokens."""
     return json.dumps(spec, sort_keys=True, separators=(",", ":"))
@@ -31,7 +35,12 @@ def context(cached: bool = True) -> Any:
     """
     import tensorstore as ts
 
-    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES if cached else 0}})
+    return ts.Context(
+        {
+            "cache_pool": {"total_bytes_limit": CACHE_BYTES if cached else 0},
+            "file_io_concurrency": {"limit": FILES},
+        }
+    )
 
 
 @lru_cache(maxsize=64)
