@@ -317,6 +317,23 @@ def test_events_tell_of_every_pass(tmp_path: Path, threads: Client) -> None:
     assert report.stages.keys() == {"read", "downsample", "write"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_volume_is_the_same_after_levels_were_added_to_it(tmp_path: Path, threads: Client, kind: str) -> None:
+    """Or a run that reads it could not go on after its pyramid was made."""
+    url = stored(tmp_path / "image", RNG.integers(0, 9, (40, 40, 40)).astype("u1"), kind)
+    before = open_source(url)
+    pyramid(url, levels=1, factors=2, client=threads, progress=False)
+    assert open_source(url) == before
+    assert open_source(url, level=1) != before
+    pyramid(url, levels=2, factors=2, overwrite=True, client=threads, progress=False)
+    assert open_source(url) == before
+    if kind == "precomputed":
+        (tmp_path / "image" / ".chunkinfer" / "kept.json").write_text("cut sho")
+        assert open_source(url) != before, "nothing tells that it is the same"
+    create(url, format=kind, shape=before.shape, dtype="u1", dims="zyx", chunks=(8, 8, 8), overwrite=True)
+    assert open_source(url) != before
+
+
 @pytest.mark.parametrize("kind", ["ome-zarr", "precomputed"])
 def test_in_a_bucket(s3_server: str, threads: Client, kind: str) -> None:
     boto3 = pytest.importorskip("boto3")

@@ -16,13 +16,14 @@ from typing import Any
 from chunkinfer.errors import DestinationError
 from chunkinfer.storage import failures, ome, precomputed, zarr
 from chunkinfer.storage.creating import as_destination
-from chunkinfer.storage.described import Described
+from chunkinfer.storage.described import Described, digest_of
 from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.erasing import erase_below
-from chunkinfer.storage.nodes import Node, look
+from chunkinfer.storage.files import Files
+from chunkinfer.storage.nodes import KEPT, Node, look
 from chunkinfer.storage.opening import open_source, turned
 from chunkinfer.storage.placement import Placement, whole
-from chunkinfer.storage.source import Source, digest_of
+from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import canonical, kvstore, opened
 from chunkinfer.storage.urls import Location, locate
 
@@ -218,7 +219,12 @@ class _Volume(Image):
         def change(info: dict[str, Any]) -> None:
             info["scales"] = [info["scales"][0], *scales]
 
+        before = look(self.location)
         self._rewrite(precomputed.MARKER, change)
+        after = look(self.location)
+        if after.version != before.version:
+            kept = {"version": after.version, "before": before.finest_version or before.version}
+            Files(self.url).write(KEPT, json.dumps(kept).encode())
 
 
 class _Group(Image):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from chunkinfer.errors import SourceError, SourceNotFound
 from chunkinfer.storage import failures
+from chunkinfer.storage.files import FOLDER
 from chunkinfer.storage.store import kvstore
 from chunkinfer.storage.urls import Location
 
@@ -28,6 +30,10 @@ DEPTH = 3
 """How many groups deep arrays are looked for."""
 
 
+KEPT = "kept.json"
+"""Beside a precomputed volume, in `FOLDER`: the version of its ``info`` since levels were added to it, and before."""
+
+
 @dataclass(frozen=True)
 class Node:
     """An array, a group or a volume, before it is described."""
@@ -40,9 +46,11 @@ class Node:
     attributes: Mapping[str, Any]
     """The user's attributes."""
     raw: tuple[bytes, ...]
-    """The metadata objects as stored, for the digest."""
+    """The metadata as stored, for the digest."""
     version: str = ""
     """Modification time or generation of the metadata object."""
+    finest_version: str = ""
+    """Of a volume to which levels were added: the version before that, because level 0 is what it was."""
     is_group: bool = field(default=False)
     """Whether it is a group of zarr or N5."""
 
@@ -88,7 +96,8 @@ def find(location: Location) -> Node | None:
             raise _not_found(location, "Nothing exists at this path.") from error
         except OSError as error:
             raise failures.unreadable(location.url, error) from error
-    found = {name: result for name, result in read_objects(location, [*OBJECTS, ".zattrs"]).items() if result}
+    objects = read_objects(location, [*OBJECTS, ".zattrs", f"{FOLDER}/{KEPT}"])
+    found = {name: result for name, result in objects.items() if result}
     wanted = {
         name: fmt
         for name, fmt in OBJECTS.items()
@@ -119,7 +128,16 @@ def find(location: Location) -> Node | None:
         or (formats[0] == "zarr3" and meta.get("node_type") == "group")
         or (formats[0] == "n5" and "dimensions" not in meta)
     )
-    return Node(location, formats[0], meta, attributes, raw, version, is_group)
+    before = _before(objects[f"{FOLDER}/{KEPT}"], version)
+    return Node(location, formats[0], meta, attributes, raw, version, before, is_group)
+
+
+def _before(kept: tuple[bytes, str] | None, version: str) -> str:
+    """The version before levels were added; empty if something else has changed the volume since."""
+    with suppress(ValueError, KeyError, TypeError):  # damaged: then nothing is known
+        said = json.loads(kept[0]) if kept is not None else {}
+        return str(said["before"]) if said["version"] == version else ""
+    return ""
 
 
 def read_objects(location: Location, names: list[str]) -> dict[str, tuple[bytes, str] | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,8 @@ def _from_node(node: Node, level: int, missing: str) -> Source:
     try:
         if node.format == "precomputed":
             described, dtype = precomputed.describe(node.meta, location.url, level, location.path)
+            node = replace(node, raw=precomputed.of_level(node.meta, level))
+            node = replace(node, version=node.finest_version) if level == 0 and node.finest_version else node
         elif node.is_group:
             return (_from_n5_group if node.format == "n5" else _from_group)(node, level, missing)
         else:
@@ -136,7 +138,7 @@ def _from_n5_group(node: Node, level: int, missing: str) -> Source:
     found = look(replace(node.location.child(name), format="n5"))
     described, dtype = n5.describe(n5.of_level(node.meta, found.meta, level), found.location.url)
     check_dtype(dtype, found.location.url)
-    return stored_source(replace(found, raw=node.raw + found.raw), described, missing, url=node.location.url)
+    return stored_source(found, described, missing, url=node.location.url)
 
 
 def _only_level(location: Location, level: int) -> None:
@@ -163,7 +165,7 @@ def _from_group(node: Node, level: int, missing: str) -> Source:
         placement=ome.placement(image, level, stored, url),
         names={**described.names, **({"channel_names": channels} if channels else {})},
     )
-    return stored_source(replace(found, raw=node.raw + found.raw), described, missing, url=url)
+    return stored_source(found, described, missing, url=url)
 
 
 def _only_array(group: Node) -> str:
@@ -198,7 +200,8 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
         "fill_missing_data_reads": missing == "fill",
         **described.options,
     }
-    digest = digest_of(*node.raw)
+    # Not of what is said beside it: a volume stays the same when a level is added, or another array to its group.
+    digest = digest_of(*node.raw, canonical_text(asdict(described)).encode())
     try:
         store = turned(opened(spec, digest + node.version), described)
     except failures.FAILURES as error:

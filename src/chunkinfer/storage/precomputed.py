@@ -72,6 +72,12 @@ def describe(info: Mapping[str, Any], url: str, level: int, path: Path | None) -
     return Described(STORED, dims, placement, names, {"scale_index": level}), info["data_type"]
 
 
+def of_level(info: Mapping[str, Any], level: int) -> tuple[bytes, ...]:
+    """What tells a level from another volume: its own entry, and what all levels share."""
+    shared = {name: info.get(name) for name in ("type", "data_type", "num_channels")}
+    return (json.dumps([shared, info["scales"][level]], sort_keys=True).encode(),)
+
+
 def no_level(url: str, level: int, levels: Sequence[str]) -> SourceError:
     """The error for a level that does not exist."""
     return SourceError(

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from chunkinfer.errors import ChunkinferError
 from chunkinfer.storage import failures, readers, shards
-from chunkinfer.storage.described import digest_of as digest_of
 from chunkinfer.storage.store import canonical, opened
 
 Bounds = tuple[tuple[int, int], ...]
