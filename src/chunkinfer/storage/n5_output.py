@@ -1,4 +1,4 @@
-"""N5: ``attributes.json`` of an output, in the words of n5-viewer and COSEM."""
+"""N5: ``attributes.json`` of an output, in the words of Neuroglancer and, ``pixelResolution``, of Fiji."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from chunkinfer.storage.axes import SPATIAL
 from chunkinfer.storage.described import Request, unsupported
 from chunkinfer.storage.n5 import MARKER
+from chunkinfer.storage.placement import nanometres
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
 
@@ -35,8 +36,11 @@ def files(request: Request) -> dict[str, bytes]:
         raise unsupported("The encoding of an N5 dataset", request.encoding, "compressions, see compression=")
     if (compression := request.compression or "gzip") not in COMPRESSIONS:
         raise unsupported("The compression of an N5 dataset", compression, tuple(COMPRESSIONS))
-    place = request.placement
+    size, unit, offset = request.placement.voxel_size, request.placement.unit, request.placement.offset
+    if unit == "angstrom":  # Neuroglancer knows the metre and its prefixes, and opens nothing else
+        size, unit = nanometres(size, unit), "nm"
     stored = request.dims[::-1]
+    resolution = [size.get(dim, 1.0) for dim in stored]
     meta = {
         **request.attributes,
         "dimensions": request.shape[::-1],
@@ -44,8 +48,9 @@ def files(request: Request) -> dict[str, bytes]:
         "dataType": request.dtype.name,
         "compression": COMPRESSIONS[compression],
         "axes": stored,
-        "resolution": [place.voxel_size.get(dim, 1.0) for dim in stored],
-        "units": [place.unit if dim in SPATIAL else "" for dim in stored],
-        "offset": [place.offset.get(dim, 0) * place.voxel_size.get(dim, 1.0) for dim in stored],
+        "resolution": resolution,
+        "units": [unit if dim in SPATIAL else "" for dim in stored],
+        "offset": [offset.get(dim, 0) * size.get(dim, 1.0) for dim in stored],
+        **({"pixelResolution": {"dimensions": resolution, "unit": unit}} if unit else {}),
     }
     return {MARKER: json.dumps(meta, indent=1).encode()}

@@ -18,13 +18,32 @@ MARKER2, MARKER3 = ".zarray", "zarr.json"
 COMPRESSIONS = ("zstd", "blosc", "gzip", "none")
 """What outputs can be compressed with; the default is blosc (shuffled zstd) for voxels of several bytes, else zstd."""
 
+COMPRESSORS2 = ("blosc", "bz2", "gzip", "zlib", "zstd")
+"""What of version 2 is read."""
+
 KNOWN = (BLOCK, "_ARRAY_DIMENSIONS", "dimension_units", "voxel_size", "resolution", "offset", "units", "multiscales",
          "ome", "omero")  # fmt: skip
 """Attributes that are read here or in :mod:`ome`; all others are kept as names."""
 
 
 def describe2(meta: Mapping[str, Any], attributes: Mapping[str, Any], url: str) -> tuple[Described, Any]:
-    """What ``.zarray`` and ``.zattrs`` say, and the data type."""
+    """What ``.zarray`` and ``.zattrs`` say, and the data type.
+
+    Raises
+    ------
+    SourceError
+        Its chunks went through filters, or a compressor that is not read.
+    """
+    compressor = [codec for codec in [meta.get("compressor")] if codec and codec["id"] not in COMPRESSORS2]
+    if unread := [str(codec["id"]) for codec in [*(meta.get("filters") or []), *compressor]]:
+        raise SourceError(
+            f"The chunks of {url} are encoded by {', '.join(unread)}.",
+            f"Of zarr version 2, arrays without filters are read, compressed by {', '.join(COMPRESSORS2)}.",
+            [
+                "copy it with zarr-python: zarr.create_array('copy.zarr', data=zarr.open_array(url))",
+                "or write it anew without filters",
+            ],
+        )
     dtype = meta["dtype"]
     try:
         name = np.dtype(dtype).name if isinstance(dtype, str) else dtype
