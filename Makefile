@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check slow evidence peers clean
+.PHONY: demo test check slow evidence peers tools clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/chunkinfer demo demo-output
@@ -48,6 +48,14 @@ evidence: slow
 # Beside MONAI, nnU-Net, torch-em, a recipe in plain dask and chunkflow; PEERS says which Python has which of them.
 peers: $(VENV)/dev.done
 	$(BIN)/python benchmarks/peers.py $(PEERS) --plot docs/peers.png | tee benchmarks/peers.md
+
+# Beside the tools that read and write the same stores; TOOLS is the Python that has them: benchmarks/pyramid.py, ingest.py
+# and interoperability.py say how it is made.
+TOOLS ?= tools/bin/python
+tools: $(VENV)/dev.done
+	$(BIN)/python benchmarks/interoperability.py --python $(TOOLS) | tee benchmarks/interoperability.md
+	$(TOOLS) -W ignore benchmarks/pyramid.py | tee benchmarks/pyramid.md
+	$(TOOLS) -W ignore benchmarks/ingest.py | tee benchmarks/ingest.md
 
 $(VENV)/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

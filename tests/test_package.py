@@ -28,8 +28,9 @@ def fresh(code: str) -> str:
 def test_public_names() -> None:
     nouns = ["AuditReport", "Plan", "Prices", "ReceptiveField", "RunReport", "Status", "TilingErrors", "VerifyReport"]
     verbs = [
-        "__version__", "audit", "augment", "clusters", "deliver", "errors", "infer", "open_volume", "operators",
-        "plan", "pyramid", "receptive_field", "save", "show", "status", "thumbnails", "tiling_error", "verify", "view",
+        "__version__", "audit", "augment", "clusters", "copy", "delete", "deliver", "errors", "infer", "info",
+        "open_volume", "operators", "plan", "pyramid", "receptive_field", "save", "show", "status", "thumbnails",
+        "tiling_error", "verify", "view",
     ]  # fmt: skip
     assert ci.__all__ == nouns + verbs
     assert all(hasattr(ci, name) for name in ci.__all__)
@@ -107,7 +108,7 @@ def test_readme_commands_run(at_home: Path) -> None:
 
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^    chunkinfer (.*)$", text, re.MULTILINE)
-    assert len(commands) == 14
+    assert len(commands) == 16
     for command in commands:
         command = command.partition("#")[0]
         words = command.replace("bf16", "bf16 --precision-tolerance 1")  # of a network that was not trained

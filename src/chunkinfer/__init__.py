@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from chunkinfer.checking.verify import verify as verify
     from chunkinfer.inference import infer as infer
     from chunkinfer.inference import plan as plan
+    from chunkinfer.keeping.copying import copy as copy
+    from chunkinfer.keeping.deleting import delete as delete
+    from chunkinfer.keeping.describing import info as info
     from chunkinfer.models import ReceptiveField as ReceptiveField
     from chunkinfer.models import deliver as deliver
     from chunkinfer.models import receptive_field as receptive_field
@@ -54,9 +57,12 @@ _HOMES = {
     "audit": "chunkinfer.checking.audit",
     "augment": "chunkinfer.models.augmentation",
     "clusters": "chunkinfer.clusters",
+    "copy": "chunkinfer.keeping.copying",
+    "delete": "chunkinfer.keeping.deleting",
     "deliver": "chunkinfer.models",
     "errors": "chunkinfer.errors",
     "infer": "chunkinfer.inference",
+    "info": "chunkinfer.keeping.describing",
     "open_volume": "chunkinfer.volume",
     "operators": "chunkinfer.operators",
     "plan": "chunkinfer.inference",
@@ -84,9 +90,12 @@ __all__ = [
     "audit",
     "augment",
     "clusters",
+    "copy",
+    "delete",
     "deliver",
     "errors",
     "infer",
+    "info",
     "open_volume",
     "operators",
     "plan",

@@ -12,6 +12,7 @@
     │   ├── UntrustedModel                          opening it would execute code nobody asked to trust
     │   └── NotExact                                it cannot be tiled exactly
     ├── PlanError              (ValueError)         patch, overlap, block, chunks or memory do not work out
+    ├── PipelineError          (ValueError)         the steps of a pipeline do not fit together
     ├── DestinationError       (OSError)            where the output should go cannot take it
     │   ├── SettingsDiffer                          it holds the output of another run
     │   └── OutputInUse                             another run writes it at this moment
@@ -91,6 +92,10 @@ class NotExact(ModelError):
 
 class PlanError(ChunkinferError, ValueError):
     """Patch, overlap, block, chunks or memory do not work out."""
+
+
+class PipelineError(ChunkinferError, ValueError):
+    """The steps of a pipeline do not fit together, or one of them is not known."""
 
 
 class DestinationError(ChunkinferError, OSError):

@@ -43,7 +43,6 @@ from chunkinfer.pyramids import (
 from chunkinfer.reports import RunReport, versions
 from chunkinfer.running import Run
 from chunkinfer.storage import (
-    Destination,
     Files,
     Ledger,
     create,
@@ -53,6 +52,8 @@ from chunkinfer.storage import (
     open_destination,
     refuse_file,
 )
+from chunkinfer.storage.creating import rehearsed
+from chunkinfer.storage.erasing import check_room
 from chunkinfer.storage.levels import open_image
 from chunkinfer.volume import Volume, as_volume, describe_source
 
@@ -132,11 +133,30 @@ def save(
         Ctrl-C or SIGTERM: what had begun is stored, and the same call goes on. A second Ctrl-C stops at once.
     """
     asked = {"format": format, "chunks": chunks, "shards": shards, "encoding": encoding, "compression": compression}
-    run = _Run(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
+    run = _Saving(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
     run.settle(overwrite)
     with Lease(run.files) as lease:
         run.open(overwrite)
         return run.run(client, progress, events, lease)
+
+
+def check_save(array: Any, url: Any, *, pyramid: bool | int = False, overwrite: bool = False, **asked: Any) -> None:
+    """Refuse what `save` would refuse before it computes anything; nothing is written, and no voxel is read.
+
+    A run that began there is taken for one that can go on: whether its settings are these is not compared.
+
+    Parameters
+    ----------
+    array, url, pyramid, overwrite
+        As for `save`.
+    asked
+        ``format``, ``chunks``, ``shards``, ``encoding``, ``compression``.
+    """
+    run = _Saving(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
+    run.settle(overwrite=True)  # looks at no ledger
+    rehearsed(url, **run.wanted(run.layout))
+    if overwrite or run.ledger.header() is None:
+        check_room(locate(url), overwrite)
 
 
 def _as_volume(array: Any) -> Volume:
@@ -148,7 +168,7 @@ def _as_volume(array: Any) -> Volume:
     return as_volume(array)
 
 
-class _Run:
+class _Saving:
     """One run of one array to one destination."""
 
     def __init__(self, volume: Volume, url: Any, asked: Mapping[str, Any], levels: bool | int) -> None:
@@ -214,7 +234,7 @@ class _Run:
             except SourceNotFound:
                 # The array was deleted: what the ledger lists is forgotten before another one looks finished.
                 self.ledger.begin(self.header)
-        self.destination = self._create(self.layout, overwrite)
+        self.destination = create(self.url, overwrite=overwrite, **self.wanted(self.layout))
         if self.pyramid is not None:
             image = open_image(_plain(self.url))
             write_plan(image, self.pyramid)
@@ -251,7 +271,8 @@ class _Run:
             ["start anew: save(array, url, overwrite=True)", "store beside it: choose another URL"],
         )
 
-    def _create(self, layout: Mapping[str, Any], overwrite: bool) -> Destination:
+    def wanted(self, layout: Mapping[str, Any]) -> dict[str, Any]:
+        """What the destination is created by, besides its URL."""
         frame = self.volume.frame
         attributes = {k: v for k, v in _as_json(self.volume.attrs).items() if v is not None}
         if networks := self.networks:  # what was stored here comes from; the attribute "source" is of the reader
@@ -260,22 +281,20 @@ class _Run:
         attributes.pop("source", None)
         if self.volume.channel is not None:
             attributes["channel_names"] = [str(c) for c in self.volume.channel]
-        return create(
-            self.url,
-            format=self.format,
-            shape=self.array.shape,
-            dtype=self.array.dtype,
-            dims=self.volume.dims,
-            chunks=layout["chunks"],
-            shards=layout["shards"],
-            voxel_size=frame.voxel_size,
-            unit=frame.unit,
-            offset={d: int(o) if float(o).is_integer() else o for d, o in frame.origin.items()},
-            encoding=layout["encoding"],
-            compression=layout["compression"],
-            overwrite=overwrite,
-            attributes=attributes,
-        )
+        return {
+            "format": self.format,
+            "shape": self.array.shape,
+            "dtype": self.array.dtype,
+            "dims": self.volume.dims,
+            "chunks": layout["chunks"],
+            "shards": layout["shards"],
+            "voxel_size": frame.voxel_size,
+            "unit": frame.unit,
+            "offset": {d: int(o) if float(o).is_integer() else o for d, o in frame.origin.items()},
+            "encoding": layout["encoding"],
+            "compression": layout["compression"],
+            "attributes": attributes,
+        }
 
     def _header(self, layout: Mapping[str, Any]) -> dict[str, Any]:
         """What this run is: equal headers give equal bits in equal places."""

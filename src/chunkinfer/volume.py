@@ -389,20 +389,3 @@ def describe_source(volume: Volume) -> dict[str, Any]:
         part = {"start": list(origin.start), "shape": list(origin.shape)} if origin.start else {}
         return {"url": origin.url, "digest": origin.digest, "version": origin.version, **part}
     return {"array": volume.array.name, "url": volume.attrs.get("source")}
-
-
-def describe(volume: xr.DataArray, source: Source) -> str:
-    """A volume in a few lines: what ``chunkinfer info`` prints."""
-    grid = as_volume(volume).frame
-    order = " x ".join(f"{d} {volume.sizes[d]}" for d in map(str, volume.dims))
-    rows = {
-        "url": source.url,
-        "format": source.format,
-        "axes": f"{order}, {volume.dtype}, {volume.nbytes:,} bytes",
-        "voxel size": " x ".join(f"{grid.voxel_size[d]:g}" for d in grid.space) + f" {grid.unit or '(no unit)'}",
-        "offset": " ".join(f"{d} {grid.origin[d]:g}" for d in grid.space) + " (voxels)",
-        "chunks": " x ".join(map(str, source.chunks)),
-        "shards": " x ".join(map(str, source.shards)) if source.shards != source.chunks else "none",
-        **{str(k): str(v) for k, v in source.names.items()},
-    }
-    return "\n".join(f"{name + ':':<15}{value}" for name, value in rows.items())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ import chunkinfer as ci
 from chunkinfer import cli
 from chunkinfer import operators as op
 from chunkinfer.cli import main
-from chunkinfer.errors import SourceError, SourceNotFound
-from chunkinfer.pipelines import Pipeline, PipelineError
+from chunkinfer.errors import ChunkinferError, MissingExtra, PipelineError, SourceError, SourceNotFound
+from chunkinfer.pipelines import Pipeline
+from chunkinfer.viewers import browser
+from chunkinfer.viewers.viewing import View
 
 
 def do(words: str) -> str:
@@ -154,6 +158,112 @@ def test_a_dry_run_reads_no_voxel(at_home: Path) -> None:
     pipeline = Path("p.yaml")
     pipeline.write_text(do("open hollow.zarr gaussian 2 save g.zarr --yaml"))
     assert "halo: z 8, y 8, x 8" in do("run p.yaml --dry-run")
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("save out.precomputed --encoding png", "encoding"),
+        ("cast float32 save out.precomputed --encoding jpeg", "jpeg"),
+        ("cast float64 save out.precomputed", "data type"),
+        ("save out.zarr --format hdf5", "format of an output"),
+        ("save out.zarr --chunks 7,7", "chunks"),
+        ("save out.precomputed --chunks 8,8,8 --shards 24,8,8", "Shards of"),
+        ("save out.zarr --format zarr2 --chunks 8,8,8 --shards 16,16,16", "Shards of|no shards"),
+        ("save out.zarr --compression lzma", "compression"),
+        ("save out.zarr --pyramid", "no place for coarser levels"),
+        ("infer unet.pt2 --block 12,20,24 save out.zarr --chunks 3,7,20,24", "not a whole number"),
+        ("save em.zarr", "what this run reads"),
+        ("invert open tissue.zarr save own.py", "is a file"),
+        ("save other.zarr", "holds an array already"),
+        ("save .", "holds no array|what this run reads"),
+        ("save s3://me:secret@bucket/out.zarr", "credentials"),
+        ("show slices.jpg", "does not end in .png"),
+        ("view --screenshot /home/me/.profile", "does not end in .png"),
+        ("show slices.png --kind labels", "not a way to show"),
+        ("cast float32 view --kind segmentation", "labels are integers|integers"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(words: str, message: str, home: Path) -> None:
+    shutil.copytree(home / "tissue.zarr", "other.zarr", ignore=shutil.ignore_patterns(".chunkinfer"))
+    before = sorted(os.listdir())
+    with pytest.raises(ChunkinferError, match=message) as raised:
+        chain(f"open em.zarr {words}").plan()
+    assert "in step" in raised.value.__notes__[0]
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_dry_run_takes_what_a_run_began_for_one_that_goes_on() -> None:
+    words = "open em.zarr normalize quantize save out.precomputed --chunks 8,8,8 --pyramid 1"
+    do(words)
+    assert "uint8" in do(f"{words} --dry-run")
+    assert "0 computed" in do(words)
+    assert "uint8" in do(f"{words} --overwrite --dry-run")
+    assert ci.open_volume("out.precomputed").shape == (24, 40, 48)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_slices_of_what_a_chain_would_give() -> None:
+    """The volume goes on behind it, and other slices are not computed."""
+    pytest.importorskip("matplotlib")
+    words = "open em.zarr gaussian 1 show slices.png --position 5,20,9 threshold 100 save t.zarr"
+    do(f"{words} --dry-run")
+    assert not Path("slices.png").exists()
+    said = do(words)
+    assert said.startswith("slices.png\n")
+    smooth = op.gaussian(ci.open_volume("em.zarr"), 1)
+    assert Path("slices.png").read_bytes() == ci.show(smooth, position=(5, 20, 9)).png
+    same("t.zarr", op.threshold(smooth, 100))
+    kept = Pipeline.from_yaml(Path("t.zarr/.chunkinfer/pipeline.yaml").read_text())
+    assert [step.command for step in kept.steps] == ["open", "gaussian", "threshold", "save"]
+    do("open em.zarr save hollow.zarr --chunks 12,20,24 --no-shards")
+    shutil.rmtree("hollow.zarr/c/0")
+    with pytest.raises(SourceError):
+        do("open hollow.zarr --missing error show a.png")
+    do("open hollow.zarr --missing error crop z=12:24 show b.png")
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_chain_is_viewed() -> None:
+    pytest.importorskip("neuroglancer")
+    words = "open em.zarr --as image infer unet.pt2 view --other image --position 10,20,30 threshold 0.5 save t.zarr"
+    viewed, report = chain(words).run(progress=False)
+    assert isinstance(viewed, View)
+    with viewed:
+        assert [layer["name"] for layer in viewed.state["layers"]] == ["affinities", "em"]
+    assert report.blocks >= 1  # type: ignore[union-attr]
+    failing = "open em.zarr view open tissue.zarr apply own:smoothed save t2.zarr"
+    stopped: list[View] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(View, "close", lambda self, close=View.close: stopped.append(self) or close(self))
+        with pytest.raises(ChunkinferError, match="was declared"):
+            chain(failing).run(progress=False)
+    assert len(stopped) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
+def test_a_chain_is_viewed_until_ctrl_c_and_drawn_by_a_browser() -> None:
+    pytest.importorskip("neuroglancer")
+    command = [sys.executable, "-u", "-m", "chunkinfer.cli", "open", "em.zarr", "gaussian", "1", "view"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url, ends = process.stdout.readline().strip(), process.stdout.readline()
+        with urllib.request.urlopen(url, timeout=60) as page:
+            assert b"neuroglancer" in page.read().lower()
+        assert ends == "Ctrl-C ends it.\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    try:
+        browser.found(None)
+    except MissingExtra:
+        pytest.skip("no Chromium or Chrome is installed")
+    assert do("open em.zarr infer unet.pt2 view --screenshot shot.png --size 300 200") == "shot.png\n"
+    image = pytest.importorskip("PIL.Image").open("shot.png")
+    assert image.size == (300, 200)
+    assert len(image.convert("RGB").getcolors(100_000)) > 50
 
 
 @pytest.mark.usefixtures("at_home")

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.cli import main
-from chunkinfer.errors import UntrustedModel, VolumeError
+from chunkinfer.errors import PipelineError, UntrustedModel, VolumeError
 from chunkinfer.operators import OPERATORS
-from chunkinfer.pipelines import Pipeline, PipelineError, commands
+from chunkinfer.pipelines import Pipeline, commands
 
 CHAIN = "open em.zarr normalize --percentile 1 99 infer model.pt2 quantize save aff.precomputed"
 
@@ -62,6 +62,9 @@ def test_a_chain_is_a_list_of_steps() -> None:
          {"model": "m.pt2", "normalize": [0, 255], "memory": "4GiB"}),
         ("save out.zarr --pyramid --shards 64,64,64", "save", {"url": "out.zarr", "pyramid": True, "shards": [64] * 3}),
         ("save out.zarr --pyramid 3 --no-shards", "save", {"url": "out.zarr", "pyramid": 3, "shards": False}),
+        ("show out.png --position 1,2,3", "show", {"out": "out.png", "position": [1, 2, 3]}),
+        ("view --other b --size 800 600 --screenshot a.png", "view",
+         {"other": "b", "size": [800, 600], "screenshot": "a.png"}),
     ],
 )  # fmt: skip
 def test_words_of_a_step(words: str, command: str, parameters: dict[str, Any]) -> None:
@@ -84,6 +87,9 @@ def test_words_of_a_step(words: str, command: str, parameters: dict[str, Any]) -
         ("invert --as a invert --as a", "Two steps are called a"),
         ("invert --as image open b.zarr --from image", "open works on no volume"),
         ("save out.zarr --as image", "only passes its volume on"),
+        ("show out.png --as image", "only passes its volume on"),
+        ("show", "show needs out"),
+        ("view --browser /bin/sh", "view takes no 'browser'"),
         ("save out.zarr --pyramid x", "no such operator: x"),
     ],
 )
@@ -259,7 +265,7 @@ def shown(*words: str) -> str:
     return " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("name", [*OPERATORS, "open", "infer", "save"])
+@pytest.mark.parametrize("name", [*OPERATORS, "open", "infer", "save", "show", "view"])
 def test_every_step_explains_every_parameter(name: str) -> None:
     command = commands()[name]
     assert command.summary

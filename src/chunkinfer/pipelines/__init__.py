@@ -9,13 +9,14 @@ module                  purpose
 pipeline                the steps as a value; what they declare; running them
 words, files            from the words of a command line; to and from YAML
 commands, parameters    each step's command, out of its function's signature and docstring
+looking                 show and view as steps; what is refused of the last steps before anything runs
 ======================  ==========================================================================
 """
 
-from chunkinfer.pipelines.commands import Command, PipelineError, command, commands
+from chunkinfer.pipelines.commands import Command, command, commands
 from chunkinfer.pipelines.files import read_file
 from chunkinfer.pipelines.parameters import Parameter
 from chunkinfer.pipelines.pipeline import Pipeline
 from chunkinfer.pipelines.steps import Step
 
-__all__ = ["Command", "Parameter", "Pipeline", "PipelineError", "Step", "command", "commands", "read_file"]
+__all__ = ["Command", "Parameter", "Pipeline", "Step", "command", "commands", "read_file"]

@@ -11,10 +11,11 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from chunkinfer.errors import ChunkinferError
+from chunkinfer.errors import PipelineError
 from chunkinfer.inference import infer
 from chunkinfer.operators import OPERATORS, apply
 from chunkinfer.operators.applying import imported
+from chunkinfer.pipelines.looking import show, view
 from chunkinfer.pipelines.parameters import Parameter
 from chunkinfer.saving import save
 from chunkinfer.volume import open_volume
@@ -24,10 +25,6 @@ GROUP = "chunkinfer.operators"
 
 _OF_THE_RUN = ("client", "progress", "events")
 """Parameters of `save` that no step holds: where and how it runs is said for the whole chain."""
-
-
-class PipelineError(ChunkinferError, ValueError):
-    """The steps of a pipeline do not fit together, or one of them is not known."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class Command:
 
 @cache
 def commands(plugins: tuple[str, ...] = ()) -> Mapping[str, Command]:
-    """Every command by its name: open, the operators, infer, save, those of installed packages, and plugins.
+    """Every command by its name: open, the operators, infer, save, show, view, those of installed packages, plugins.
 
     Parameters
     ----------
@@ -124,8 +121,9 @@ def commands(plugins: tuple[str, ...] = ()) -> Mapping[str, Command]:
     VolumeError
         A plugin, or an installed package's operator, cannot be imported.
     """
-    # view and show would stand beside save: a step that passes its volume on.
-    functions: dict[str, Callable[..., Any]] = {"open": open_volume, **OPERATORS, "infer": infer, "save": save}
+    functions: dict[str, Callable[..., Any]] = {
+        "open": open_volume, **OPERATORS, "infer": infer, "save": save, "show": show, "view": view
+    }  # fmt: skip
     for entry in entry_points(group=GROUP):
         functions.setdefault(entry.name, _operator(imported(entry.value)))
     for plugin in plugins:

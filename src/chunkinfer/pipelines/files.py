@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from chunkinfer.errors import SourceNotFound, UntrustedModel
+from chunkinfer.errors import PipelineError, SourceNotFound, UntrustedModel
 from chunkinfer.models.opaque import FILE_KINDS
-from chunkinfer.pipelines.commands import Command, PipelineError, command, meant
+from chunkinfer.pipelines.commands import Command, command, meant
 from chunkinfer.pipelines.steps import Step
 from chunkinfer.storage import failures, locate
 from chunkinfer.storage.store import kvstore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,17 +13,20 @@ import dask.array as da
 
 from chunkinfer.blockwise import networks_of, origin_of
 from chunkinfer.blockwise.derived import Derived
-from chunkinfer.errors import ChunkinferError
+from chunkinfer.errors import ChunkinferError, PipelineError
 from chunkinfer.geometry import Box
 from chunkinfer.operators import OPERATORS
 from chunkinfer.pipelines import files, words
-from chunkinfer.pipelines.commands import Command, PipelineError, command, command_name, commands
+from chunkinfer.pipelines.commands import Command, command, command_name, commands
+from chunkinfer.pipelines.looking import CHECKS
 from chunkinfer.pipelines.parameters import VOLUMES
 from chunkinfer.pipelines.steps import Step
 from chunkinfer.reports import RunReport
 from chunkinfer.saving import save
 from chunkinfer.storage import Files
 from chunkinfer.storage.urls import FORMAT_PREFIXES
+from chunkinfer.viewers.picture import Picture
+from chunkinfer.viewers.viewing import View
 from chunkinfer.volume import Volume, as_volume
 from chunkinfer.watching.redacting import redacted
 
@@ -46,7 +49,7 @@ NEEDING = {"calibrate": "max_block_minutes", "precision": "precision_tolerance"}
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps from sources to outputs: one lazy graph for each `save`.
+    """Steps from sources to outputs: one lazy graph for each `save`, `show` and `view`.
 
     Parameters
     ----------
@@ -130,28 +133,34 @@ class Pipeline:
         return replace(self, steps=tuple(steps))
 
     def lazy(self) -> list[Any]:
-        """The lazy volume after each step; a `save` passes on what it would store, and stores nothing.
+        """The lazy volume after each step; a `save`, `show` or `view` passes it on, and nothing is stored or drawn.
 
         Percentiles that ``normalize`` has to find are found now, in a pass over its input.
         """
-        return [volume for _, volume, _ in self._volumes()]
+        return [volume for _, volume, *_ in self._volumes()]
 
     def plan(self) -> str:
         """What each step declares, and the plan of each network; no voxel is read.
 
         What can only be known from voxels is left open, and said to be: percentiles, what reduced precision changes.
+        What a `save` would refuse is refused.
         """
         lines: list[str] = []
-        for number, (step, volume, notes) in enumerate(self._volumes(declared=True), 1):
+        for number, (step, volume, notes, given) in enumerate(self._volumes(declared=True), 1):
             about = as_volume(volume)
+            if step.command in CHECKS:
+                with _in_step(number - 1, self._line(step)):
+                    CHECKS[step.command](volume, **given)
             if step.command == "infer":
                 (network,) = (p for p in networks_of(about.array.dask) if p.about["array"] == about.array.name)
                 notes += network.about["plan"].splitlines()
             lines += [f"{number:>2}  {self._line(step)}", f"      {_shown(about)}", *(f"      {n}" for n in notes)]
         return "\n".join(lines)
 
-    def run(self, *, client: Any = None, progress: bool | None = None, events: Sequence[Any] = ()) -> list[RunReport]:
-        """Compute and store what each `save` step is given, in order.
+    def run(
+        self, *, client: Any = None, progress: bool | None = None, events: Sequence[Any] = ()
+    ) -> list[RunReport | Picture | View]:
+        """Compute and store what each `save` step is given, and draw or serve what `show` and `view` are, in order.
 
         The steps that lead to an output are written beside it, as ``.chunkinfer/pipeline.yaml``, without credentials.
         The same pipeline run again computes only what is missing.
@@ -163,34 +172,41 @@ class Pipeline:
 
         Returns
         -------
-        list of RunReport
-            One for each `save`.
+        list of RunReport, Picture or View
+            One for each `save`, `show` and `view`. A View is served until its ``close()``.
 
         Raises
         ------
         PipelineError
-            It has no `save`.
+            It has no `save`, `show` or `view`.
         ChunkinferError
             What its steps raise; a note tells which.
         """
-        saves = sum(step.command == "save" for step in self.steps)
-        if not saves:
+        ends = sum(step.command in CHECKS for step in self.steps)
+        if not ends:
             raise PipelineError(
-                "The pipeline saves nothing.",
-                "A chain is lazy: without save, nothing would be computed.",
+                "The pipeline saves nothing, and shows nothing.",
+                "A chain is lazy: without such a step, nothing would be computed.",
                 ["add a last step: save out.zarr", "look at what it declares: --dry-run"],
             )
-        if saves > 1 or any(_declared(step)[1] for step in self.steps):
+        if ends > 1 or any(_declared(step)[1] for step in self.steps):
             with suppress(_NotStored):  # what is wrong further on is found before anything is computed
                 self.plan()
-        reports = []
-        for number, (step, volume, _) in enumerate(self._volumes(stored=True)):
-            if step.command == "save":
-                given = self._arguments(step, {})
+        made: list[RunReport | Picture | View] = []
+        with ExitStack() as opened:
+            for number, (step, volume, _, given) in enumerate(self._volumes(stored=True)):
+                if step.command not in CHECKS:
+                    continue
                 with _in_step(number, self._line(step)):
-                    reports.append(save(volume, client=client, progress=progress, events=events, **given))
-                Files(given["url"]).write(PROVENANCE, self.provenance(number).encode())
-        return reports
+                    if step.command == "save":
+                        made.append(save(volume, client=client, progress=progress, events=events, **given))
+                        Files(given["url"]).write(PROVENANCE, self.provenance(number).encode())
+                    else:
+                        made.append(self._table[step.command].function(volume, **given))
+                if isinstance(made[-1], View):
+                    opened.callback(made[-1].close)
+            opened.pop_all()  # views stay open, unless a later step failed
+        return made
 
     def provenance(self, number: int) -> str:
         """The file of the steps that lead to one of them, with absolute places and without credentials.
@@ -236,18 +252,20 @@ class Pipeline:
                         f"Earlier steps are called {', '.join(sorted(names)) or 'nothing'}.",
                         [f"give it to the step before: open em.zarr --as {step.source}"],
                     )
-                if step.name and step.command == "save":
-                    raise PipelineError(f"save --as {step.name}: a save only passes its volume on.",
+                if step.name and step.command in CHECKS:
+                    raise PipelineError(f"{step.command} --as {step.name}: a {step.command} only passes its volume on.",
                                         "The step before it is the one to name.",
-                                        [f"gaussian 1.5 --as {step.name} save ..."])  # fmt: skip
+                                        [f"gaussian 1.5 --as {step.name} {step.command} ..."])  # fmt: skip
                 if step.name in names:
                     raise PipelineError(f"Two steps are called {step.name}.", "A name stands for one volume.",
                                         [f"--as {step.name}2"])  # fmt: skip
             names |= {step.name} if step.name else set()
             yield replace(step, parameters=values)
 
-    def _volumes(self, declared: bool = False, stored: bool = False) -> Iterator[tuple[Step, Any, list[str]]]:
-        """Each step with its lazy volume, and with notes on what that leaves open.
+    def _volumes(
+        self, declared: bool = False, stored: bool = False
+    ) -> Iterator[tuple[Step, Any, list[str], dict[str, Any]]]:
+        """Each step with its lazy volume, notes on what that leaves open, and what its function is called with.
 
         With ``declared``, what a step's call would compute is left out. With ``stored``, whoever iterates saves; so a
         later step that names the URL finds it there; otherwise it is given what would have been saved.
@@ -261,8 +279,8 @@ class Pipeline:
             known = {**saved, **named}
             with _in_step(number, self._line(step)):
                 function, given = self._table[step.command].function, self._arguments(asked, known)
-                if step.command == "save":
-                    saved |= {} if stored else {_absolute(given["url"]): volume}
+                if step.command in CHECKS:
+                    saved |= {} if stored or step.command != "save" else {_absolute(given["url"]): volume}
                 elif step.command == "open":
                     volume = _saved(saved, given) if _absolute(given["url"]) in saved else function(**given)
                 else:
@@ -271,7 +289,7 @@ class Pipeline:
                     volume = function(volume, **given)
             if step.name:
                 named[step.name] = volume
-            yield step, volume, notes
+            yield step, volume, notes, given
 
     def _arguments(self, step: Step, known: Mapping[str, Any]) -> dict[str, Any]:
         """What the step's function is called with; second volumes by name, or by the URL of an earlier save."""
@@ -288,7 +306,7 @@ class Pipeline:
         given: list[int | None] = []  # for each step: the one whose result it works on
         needs: list[set[int]] = []
         for i, step in enumerate(self.steps):
-            passed = i - 1 if i and self.steps[i - 1].command != "save" else given[i - 1] if i else None
+            passed = i - 1 if i and self.steps[i - 1].command not in CHECKS else given[i - 1] if i else None
             given.append(None if step.command == "open" else names[step.source] if step.source else passed)
             others = {names[v] for k, v in step.parameters.items() if k in VOLUMES and v in names}
             needs.append(others | ({g} if (g := given[i]) is not None else set()))

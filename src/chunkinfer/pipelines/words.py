@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chunkinfer.pipelines.commands import Command, PipelineError, command
+from chunkinfer.errors import PipelineError
+from chunkinfer.pipelines.commands import Command, command
 from chunkinfer.pipelines.steps import Step
 
 

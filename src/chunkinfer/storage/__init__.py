@@ -5,7 +5,8 @@ module                  purpose
 ======================  ==================================================================================
 source, destination     a stored array as a small value; the same, writable in whole units
 opening, creating       from a URL to a source; from a request to a destination
-nodes, erasing          what lies at a place; making room for an output
+nodes, inventory        what lies at a place; every array at a URL
+erasing                 what belongs to an array; making room for an output
 zarr, ome, precomputed  the metadata of one format each; npy is read only
 morton, shards          shards of precomputed volumes: which box, and reading and writing below the driver
 axes, placement         names and order of axes; voxel size, unit and offset

@@ -145,11 +145,10 @@ def create(
     DestinationError
         Something is there already, the place cannot be written, or the format cannot hold the array.
     """
-    location = locate(url)
-    name = guess_format(url, format)
-    request = _request(shape, dtype, dims, chunks, shards, voxel_size, unit, offset, encoding, compression, attributes)
-    objects = FORMATS[name].files(request, location.url.rpartition("/")[2].partition(".")[0] or "volume")
-    _rehearse(location, name, objects)
+    location, name, objects = rehearsed(
+        url, format=format, shape=shape, dtype=dtype, dims=dims, chunks=chunks, shards=shards, voxel_size=voxel_size,
+        unit=unit, offset=offset, encoding=encoding, compression=compression, attributes=attributes,
+    )  # fmt: skip
     erasing.make_room(location, overwrite)
     try:
         _write(location, objects)
@@ -158,6 +157,37 @@ def create(
             raise
         raise failures.unwritable(location.url, error, "created") from error
     return open_destination(f"{name}://{location.url}")
+
+
+def rehearsed(
+    url: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    dims: Sequence[str],
+    chunks: Sequence[int] | None = None,
+    shards: Sequence[int] | None = None,
+    voxel_size: Mapping[str, float] | None = None,
+    unit: str = "",
+    offset: Mapping[str, float] | None = None,
+    encoding: str | None = None,
+    compression: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> tuple[Location, str, dict[str, bytes]]:
+    """Where an array would be created, its format and its metadata objects; nothing is stored.
+
+    Raises
+    ------
+    DestinationError
+        The format cannot hold the array.
+    """
+    location = locate(url)
+    name = guess_format(url, format)
+    request = _request(shape, dtype, dims, chunks, shards, voxel_size, unit, offset, encoding, compression, attributes)
+    objects = FORMATS[name].files(request, location.url.rpartition("/")[2].partition(".")[0] or "volume")
+    _rehearse(location, name, objects)
+    return location, name, objects
 
 
 def open_destination(url: str | os.PathLike[str]) -> Destination:

@@ -48,6 +48,17 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
         )
 
 
+def parts(file: Stored, inside: str) -> list[tuple[str, int]]:
+    """The datasets of a file, or of a group in it, by name; each has one level."""
+    import h5py
+
+    with _open(file.spec) as found:
+        group = found.get(inside) if inside else found
+        if not isinstance(group, h5py.Group) or group.file != found:
+            return [(inside, 0)]
+        return [(f"{inside}/{name}".strip("/"), 0) for name in _names(group)]
+
+
 class Dataset:
     """A dataset, by boxes. h5py lets one thread at a time into the library."""
 

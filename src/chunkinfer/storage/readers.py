@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Protocol
@@ -57,6 +58,9 @@ NESTED = ("hdf5", "tiff")
 LEVELS = ("tiff",)
 """Formats of which one file holds several levels."""
 
+PARTS: dict[str, Callable[[Stored, str], list[tuple[str, int]]]] = {"hdf5": hdf5.parts, "tiff": tiff.parts}
+"""Format -> what lists the arrays in one file, where it can hold several."""
+
 OPENERS = {"sections": sections.opened, **{name: adapter.opened for name, adapter in ADAPTERS.items()}}
 """Format -> what opens it in this process, once."""
 
@@ -78,15 +82,34 @@ def describe(format: str, file: Stored, inside: str, level: int) -> Contents:
     MissingExtra
         Its library is absent.
     """
-    try:
+    with _library(format, file.url):
         return ADAPTERS[format].describe(file, inside, level)
+
+
+def parts(format: str, file: Stored, inside: str) -> list[tuple[str, int]]:
+    """Name and level of every array in a file, or in the part of it that ``inside`` names.
+
+    Raises
+    ------
+    SourceError, MissingExtra
+        As for `describe`.
+    """
+    with _library(format, file.url):
+        return PARTS[format](file, inside) if format in PARTS else [(inside, 0)]
+
+
+@contextmanager
+def _library(format: str, url: str) -> Iterator[None]:
+    """What a format's library raises, as an error of ours."""
+    try:
+        yield
     except ChunkinferError:
         raise
     except ImportError as error:
         raise missing_library(format) from error
     except Exception as error:  # of damaged files, libraries raise whatever comes up
         raise SourceError(
-            f"{file.url} cannot be opened as {ADAPTERS[format].WHAT}: {str(error)[:300]}",
+            f"{url} cannot be opened as {ADAPTERS[format].WHAT}: {str(error)[:300]}",
             "It is truncated or damaged, or another format than its name says.",
             ["copy it anew, or open it with the format's own tools", "or convert it to zarr"],
         ) from error

@@ -182,6 +182,11 @@ def _unpacked(text: str) -> list[str]:
 # Reading
 
 
+def count(spec: Mapping[str, Any]) -> int:
+    """How many files a stack has."""
+    return sum(map(bool, _unpacked(spec["names"])))
+
+
 class Sections:
     """The voxels of a stack, by boxes, in (z, y, x) or (z, y, x, c)."""
 

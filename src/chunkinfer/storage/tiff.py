@@ -53,6 +53,13 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
     return Contents(pages.stored, pages.shape, pages.dtype, pages.chunks, spec, placement, names)
 
 
+def parts(file: Stored, inside: str) -> list[tuple[str, int]]:
+    """The levels of each series of a file, by number."""
+    series = _open(file.spec).series
+    wanted = range(len(series)) if inside == "" else [_number(file, inside)]
+    return [(str(n) if len(series) > 1 else "", level) for n in wanted for level in range(len(series[n].levels))]
+
+
 def opened(spec: Mapping[str, Any], version: str) -> Pages:
     """The series, by boxes."""
     return Pages(spec, version)

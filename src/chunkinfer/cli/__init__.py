@@ -1,0 +1,66 @@
+"""The command line: the same words as in Python. Each command parses and calls one public function.
+
+=============  ===================================================================
+module         commands
+=============  ===================================================================
+runs           infer, plan, field, demo
+chains         open, run, operators: chains of steps
+checks         audit, status, verify
+stored         copy, delete, info, pyramid
+looking        view, show, thumbnails
+options        what commands share: types of parameters, groups of options
+=============  ===================================================================
+
+Only click is imported with the package: chunkinfer and torch are in the commands that need them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from chunkinfer.cli import chains, checks, looking, runs, stored
+from chunkinfer.errors import ChunkinferError, RunPaused
+
+COMMANDS = (
+    runs.infer, runs.plan, runs.field, runs.demo,
+    chains.open_, chains.run_file, chains.operators,
+    checks.audit, checks.status, checks.verify,
+    stored.copy, stored.delete, stored.info, stored.pyramid,
+    looking.view, looking.show, looking.thumbnails,
+)  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="chunkinfer")
+def main() -> None:
+    """Run a convolutional network over an image volume of any size: exact, block by block, on dask."""
+
+
+for command in COMMANDS:
+    main.add_command(command)
+
+
+def _with_malloc_settings() -> None:
+    """Start this process anew with the settings under which kernels are fastest: glibc reads them at the start only.
+
+    Whoever has set one of them is left alone, and so is every other system.
+    """
+    from chunkinfer.kernel.allocator import ENVIRONMENT
+
+    if sys.platform != "linux" or ENVIRONMENT.keys() & os.environ.keys():
+        return
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ENVIRONMENT})
+
+
+def run() -> None:
+    """Entry point: errors of this library are shown without a traceback and end with code 1."""
+    _with_malloc_settings()
+    try:
+        main()
+    except ChunkinferError as error:
+        notes = "".join(f"\n  ({note})" for note in getattr(error, "__notes__", ()))
+        click.echo(f"{type(error).__name__}: {error}{notes}", err=True)
+        sys.exit(130 if isinstance(error, RunPaused) else 1)

@@ -1,0 +1,104 @@
+"""Steps that show a volume, and what is refused of the last steps of a chain before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from chunkinfer.errors import PipelineError
+from chunkinfer.saving import check_save
+from chunkinfer.viewers import slices, viewing
+from chunkinfer.viewers.colours import kind_of
+from chunkinfer.viewers.levels import channels_of
+from chunkinfer.viewers.picture import Picture
+from chunkinfer.viewers.viewing import View
+from chunkinfer.volume import as_volume
+
+
+def show(volume: Any, out: str, *, position: Sequence[float] | None = None, kind: str | None = None) -> Picture:
+    """Draw three orthogonal slices of the volume into one PNG; nothing else of it is computed.
+
+    Parameters
+    ----------
+    volume
+        What to draw.
+    out
+        The PNG to write.
+    position
+        z, y, x where the slices meet, in voxels of the volume's coordinate system; by default the middle.
+    kind
+        image, affinities or segmentation; by default told from data type and channels.
+    """
+    check_picture(volume, out, kind)
+    return slices.show(volume, out, position=position, kind=kind)
+
+
+def view(
+    volume: Any,
+    *,
+    other: Any = None,
+    kind: str | None = None,
+    position: Sequence[float] | None = None,
+    contrast: Sequence[float] | None = None,
+    layout: str = "4panel",
+    screenshot: str | None = None,
+    size: Sequence[int] = (1200, 900),
+    port: int = 0,
+) -> View | Picture:
+    """Show the volume in Neuroglancer, computed as it is looked at, until Ctrl-C; or draw a screenshot of it.
+
+    Parameters
+    ----------
+    volume
+        What to show.
+    other
+        Another volume to show with it: the name of an earlier step, or a URL.
+    kind
+        image, affinities or segmentation; by default told from data type and channels.
+    position
+        z, y, x to look at, in voxels; by default the middle.
+    contrast
+        Values of images that are black and white; by default half a percent of a section is darker and brighter.
+    layout
+        4panel, xy, xz, yz, 3d, xy-3d, ...
+    screenshot
+        Draw the view into this PNG, by a Chromium or Chrome on the path, and end it.
+    size
+        Width and height of the screenshot in pixels.
+    port
+        Of this machine's loopback interface, where the page is served; by default a free one.
+    """
+    check_picture(volume, screenshot, kind)
+    about = as_volume(volume)
+    named = {kind_of(about.array.dtype, channels_of(about), kind): volume}
+    shades = None if contrast is None else (contrast[0], contrast[1])
+    shown = viewing.view(layers=other, position=position, contrast=shades, layout=layout, port=port, **named)
+    if screenshot is None:
+        return shown
+    with shown:
+        return shown.screenshot(screenshot, size=(size[0], size[1]))
+
+
+def check_picture(volume: Any, out: str | None, kind: str | None) -> None:
+    """Refuse a file that is no PNG: a pipeline's file may be somebody else's, and must not overwrite any other.
+
+    Raises
+    ------
+    PipelineError
+        Its name does not end in .png.
+    VolumeError
+        The volume cannot be shown as such a kind.
+    """
+    about = as_volume(volume)
+    kind_of(about.array.dtype, channels_of(about), kind)
+    if out is not None and not out.lower().endswith(".png"):
+        better = f"{out.rpartition('.')[0] or out}.png"
+        raise PipelineError(f"{out} does not end in .png.", "Pictures are written as PNG.", [f"call it {better}"])
+
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "save": check_save,
+    "show": lambda volume, out, kind=None, **_: check_picture(volume, out, kind),
+    "view": lambda volume, screenshot=None, kind=None, **_: check_picture(volume, screenshot, kind),
+}
+"""The steps that do something with a volume and pass it on, and what is refused of each before anything runs."""
