@@ -18,6 +18,7 @@ from chunkinfer.blockwise import Lease, lease
 from chunkinfer.errors import OutputInUse
 from chunkinfer.events import BLOCK_DONE, Event
 from chunkinfer.storage import Files
+from chunkinfer.storage.files import LEASE
 from storage.holding import EVERY, Holder
 
 
@@ -38,7 +39,7 @@ def test_what_a_dead_process_of_this_machine_held_is_taken_at_once(tmp_path: Pat
         start = time.monotonic()
         with Lease(Files(tmp_path), every=60):
             assert time.monotonic() - start < 5
-    assert Files(tmp_path).read(lease.NAME) is None
+    assert Files(tmp_path).read(LEASE) is None
 
 
 def test_a_stale_lease_is_taken_over_and_its_holder_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,10 +60,10 @@ def test_a_lease_outlives_the_output_that_is_made_anew(tmp_path: Path) -> None:
     """``overwrite=True`` deletes the folder of the ledger."""
     with Lease(Files(tmp_path), every=EVERY) as mine:
         time.sleep(2 * EVERY)
-        os.unlink(tmp_path / ".chunkinfer" / lease.NAME)
+        os.unlink(tmp_path / ".chunkinfer" / LEASE)
         time.sleep(3 * EVERY)
         mine.check()
-        assert Files(tmp_path).read(lease.NAME) is not None
+        assert Files(tmp_path).read(LEASE) is not None
         with pytest.raises(OutputInUse), Lease(Files(tmp_path), every=EVERY):
             pass
 
@@ -70,11 +71,11 @@ def test_a_lease_outlives_the_output_that_is_made_anew(tmp_path: Path) -> None:
 def test_a_failed_run_leaves_no_lease(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), Lease(Files(tmp_path)):
         raise ZeroDivisionError
-    assert Files(tmp_path).read(lease.NAME) is None
+    assert Files(tmp_path).read(LEASE) is None
 
 
 def test_a_damaged_lease_is_stale(tmp_path: Path) -> None:
-    Files(tmp_path).write(lease.NAME, b'{"every": 0.1, "pi')
+    Files(tmp_path).write(LEASE, b'{"every": 0.1, "pi')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lease, "EVERY", 0.1)
         with Lease(Files(tmp_path), every=0.1) as mine:
@@ -88,13 +89,13 @@ def test_a_run_that_lost_its_lease_ends_and_leaves_the_other_alone(
     files, theirs = Files(tmp_path / "out"), b'{"run": "another"}'
 
     def taken(event: Event) -> None:
-        if event.kind == BLOCK_DONE and files.read(lease.NAME) != theirs:
-            files.write(lease.NAME, theirs)
+        if event.kind == BLOCK_DONE and files.read(LEASE) != theirs:
+            files.write(LEASE, theirs)
             time.sleep(4 * EVERY)
 
     volume = da.from_array(np.ones((32, 16, 16), "u1"), chunks=4)
     with pytest.raises(OutputInUse, match="lost its lease"):
         ci.save(volume, tmp_path / "out", chunks=(4,) * 3, shards=False, progress=False, events=[taken])
-    assert files.read(lease.NAME) == theirs
+    assert files.read(LEASE) == theirs
     assert files.read("run.json") is None
     assert files.read("failed.json") is None

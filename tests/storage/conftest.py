@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from clusters import Cluster
+
 
 @pytest.fixture(scope="session")
 def bucket(s3_server: str) -> str:
@@ -27,3 +29,15 @@ def gcs() -> Iterator[str]:
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
         patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "not-so-secret-token")
         yield url
+
+
+@pytest.fixture(scope="session")
+def cluster(bucket: str, gcs: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers of two threads each, that know both servers by their environment."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.worker()
+        cluster.worker()
+        yield cluster
+    finally:
+        cluster.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,18 +30,6 @@ def names(gcs: str, prefix: str) -> list[str]:
     """Listed by Google's JSON protocol: the emulator does not speak the other one, which obstore uses."""
     with urllib.request.urlopen(f"{gcs}/storage/v1/b/volumes/o?prefix={quote(prefix)}", timeout=60) as answer:
         return [thing["name"] for thing in json.load(answer)["items"]]
-
-
-@pytest.fixture(scope="module")
-def cluster(gcs: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers of two threads each, that know the server by their environment."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        cluster.worker()
-        cluster.worker()
-        yield cluster
-    finally:
-        cluster.close()
 
 
 def test_infer_from_bucket_to_bucket_and_resume(gcs: str, store: Any, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,18 +45,6 @@ def names(store: Any, prefix: str) -> list[str]:
     import obstore
 
     return [thing["path"] for batch in obstore.list(store, prefix=prefix) for thing in batch]
-
-
-@pytest.fixture(scope="module")
-def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers of two threads each, that know the server by their environment."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        cluster.worker()
-        cluster.worker()
-        yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import chunkinfer as ci
 from chunkinfer.blockwise import Lease, lease
 from chunkinfer.errors import OutputInUse
 from chunkinfer.storage import Files
+from chunkinfer.storage.files import LEASE
 from clusters import PATIENCE, Cluster
 from probes import Watched
 from storage.buckets import BLOCKS, CHUNKS, Job
@@ -38,18 +38,6 @@ while won < int(sys.argv[2]):
 def url(request: pytest.FixtureRequest, bucket: str, gcs: str, tmp_path: Path) -> str:
     """A folder of its own in a bucket."""
     return f"{request.param}://{bucket}/leases/{tmp_path.name}"
-
-
-@pytest.fixture(scope="module")
-def cluster(bucket: str, gcs: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers of two threads each, that know both servers by their environment."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        cluster.worker()
-        cluster.worker()
-        yield cluster
-    finally:
-        cluster.close()
 
 
 def test_a_write_with_an_old_version_is_refused(url: str) -> None:
@@ -130,11 +118,11 @@ def test_a_lease_passes_from_who_is_stopped_and_from_who_is_dead(url: str, monke
     with Holder(url) as holder:
         holder.process.kill()
         holder.process.wait()
-        left = json.loads(Files(url).read(lease.NAME) or b"{}")
-        Files(url).write(lease.NAME, json.dumps({**left, "every": 1000}).encode())
+        left = json.loads(Files(url).read(LEASE) or b"{}")
+        Files(url).write(LEASE, json.dumps({**left, "every": 1000}).encode())
         with Lease(Files(url)) as mine:  # in much less than the 1000 seconds until it is stale
             mine.check()
-    assert Files(url).read(lease.NAME) is None
+    assert Files(url).read(LEASE) is None
 
 
 @pytest.mark.slow
@@ -143,7 +131,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(url: str, cluster: Clus
     files = Files(job.output)
     with job.start() as first:
         limit = time.monotonic() + PATIENCE
-        while files.read(lease.NAME) is None and first.poll() is None and time.monotonic() < limit:
+        while files.read(LEASE) is None and first.poll() is None and time.monotonic() < limit:
             time.sleep(0.05)
         same = ci.infer(ci.open_volume(job.volume), Watched(job.log, seconds=1.5), patch=18, block=16)
         with pytest.raises(OutputInUse, match=f"process {first.pid} of"):
@@ -153,11 +141,11 @@ def test_a_second_run_is_refused_until_the_first_is_dead(url: str, cluster: Clus
         assert first.poll() is None, first.communicate()[1]
         first.kill()
     # As if it had run on another machine: nobody can see that it is dead, but that its heart stopped.
-    left = json.loads(files.read(lease.NAME) or b"{}")
-    files.write(lease.NAME, json.dumps({**left, "machine": "another", "every": EVERY}).encode())
+    left = json.loads(files.read(LEASE) or b"{}")
+    files.write(LEASE, json.dumps({**left, "machine": "another", "every": EVERY}).encode())
     done = job.done()
     computed, skipped = job.finish()
     assert computed + skipped == BLOCKS
     assert skipped >= done >= 1
-    assert files.read(lease.NAME) is None
+    assert files.read(LEASE) is None
     assert np.array_equal(ci.open_volume(job.output).values, job.expected)

@@ -18,7 +18,7 @@ from dask.base import normalize_token, tokenize
 from numpy.typing import NDArray
 
 from chunkinfer.geometry import Box
-from chunkinfer.storage.source import box_of
+from chunkinfer.storage.source import Source, box_of
 
 
 class Step(Protocol):
@@ -79,8 +79,12 @@ def derived_array(
     step: Step, inputs: Sequence[Any], shape: Sequence[int], dtype: Any, chunks: Sequence[int]
 ) -> da.Array:
     """What a step makes of arrays, as a dask array whose blocks `origin_of` reads straight from it."""
-    derived = Derived(step, tuple(inputs), tuple(shape), np.dtype(dtype))
-    meta = np.empty((0,) * derived.ndim, derived.dtype)
-    name = f"volume-{tokenize(derived, tuple(chunks))}"
-    array: da.Array = da.from_array(derived, tuple(chunks), name=name, asarray=False, fancy=False, meta=meta)
-    return array
+    return by_boxes(Derived(step, tuple(inputs), tuple(shape), np.dtype(dtype)), tuple(chunks))
+
+
+def by_boxes(array: Source | Derived, chunks: Any) -> da.Array:
+    """A dask array of what is read by boxes; lists of indices are taken of what was read."""
+    meta = np.empty((0,) * array.ndim, array.dtype)
+    name = f"volume-{tokenize(array, chunks)}"
+    lazy: da.Array = da.from_array(array, chunks, name=name, asarray=False, fancy=False, meta=meta)
+    return lazy

@@ -23,8 +23,6 @@ from chunkinfer.errors import ChunkinferError, OutputInUse
 from chunkinfer.storage import Files
 from chunkinfer.storage.files import LEASE
 
-NAME = LEASE
-
 EVERY = 5.0
 """Seconds between heartbeats."""
 
@@ -78,12 +76,12 @@ class Lease:
             )  # fmt: skip
 
     def __enter__(self) -> Lease:
-        content, version = self.files.read_versioned(NAME)
+        content, version = self.files.read_versioned(LEASE)
         if content is not None and not _gone(theirs := _parsed(content)):
             version = self._watched(theirs, version)
         self._write(version)
         if self._lost is not None:
-            raise self._held(_parsed(self.files.read(NAME) or b"{}"))
+            raise self._held(_parsed(self.files.read(LEASE) or b"{}"))
         self._beating.start()
         return self
 
@@ -92,7 +90,7 @@ class Lease:
         self._beating.join()
         if self._lost is None:
             # S3 deletes without a condition: tensorstore looks first. Who took over in between writes its lease again.
-            self.files.write_if(NAME, None, self._version)
+            self.files.write_if(LEASE, None, self._version)
             self.files.tidy()  # of a run that was refused before it wrote anything
 
     def _watched(self, theirs: dict[str, Any], version: bytes) -> bytes:
@@ -101,7 +99,7 @@ class Lease:
         until = time.monotonic() + STALE * every
         while time.monotonic() < until:
             time.sleep(min(1.0, every / 2))
-            content, now = self.files.read_versioned(NAME)
+            content, now = self.files.read_versioned(LEASE)
             if content is None:
                 return now
             if now != version:
@@ -130,11 +128,11 @@ class Lease:
         """Write the lease if nobody else did, or if it was deleted together with an output that is made anew."""
         self._beats += 1
         content = json.dumps({**self.about, "beat": self._beats, "at": time.time()}).encode()
-        written = self.files.write_if(NAME, content, version)
+        written = self.files.write_if(LEASE, content, version)
         if written is None:
-            found, now = self.files.read_versioned(NAME)
+            found, now = self.files.read_versioned(LEASE)
             if found is None or _parsed(found).get("run") == self.run:
-                written = self.files.write_if(NAME, content, now)
+                written = self.files.write_if(LEASE, content, now)
         if written is None:
             self._lost = "another run took it over"
         else:

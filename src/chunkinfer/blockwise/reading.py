@@ -12,13 +12,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask._task_spec import DataNode
-from dask.base import tokenize
 from dask.blockwise import Blockwise
 from dask.core import flatten
 from dask.layers import ArraySliceDep
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise.derived import Derived, voxels
+from chunkinfer.blockwise.derived import Derived, by_boxes, voxels
 from chunkinfer.blockwise.payload import Payload, networks_of, values_of
 from chunkinfer.blockwise.stages import stage
 from chunkinfer.errors import PlanError, SourceError
@@ -56,12 +55,7 @@ class Reader:
 
 def lazy_source(source: Source, chunks: Sequence[int] | None = None) -> da.Array:
     """A source as a dask array; its chunks are whole stored chunks, so no byte is decoded twice."""
-    meta = np.empty((0,) * source.ndim, source.dtype)
-    sizes = tuple(chunks) if chunks else _aligned(source, lazy_chunks(source))
-    name = f"volume-{tokenize(source, sizes)}"
-    # Lists of indices are taken of what was read: dask would hand them to the source, which knows boxes.
-    array: da.Array = da.from_array(source, chunks=sizes, name=name, asarray=False, fancy=False, meta=meta)
-    return array
+    return by_boxes(source, tuple(chunks) if chunks else _aligned(source, lazy_chunks(source)))
 
 
 def _aligned(source: Source, chunks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
