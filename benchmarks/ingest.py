@@ -17,6 +17,7 @@ import argparse
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -73,7 +74,7 @@ def kept_on_disk(work: Callable[[], None]) -> None:
 def ingest(n: int) -> None:
     heads = ["cloud-volume, s", "CPU, s", "with our settings, s", "CPU, s", "ours, s", "CPU, s"]
     heads += ["times, wall", "CPU", "with our settings, wall", "CPU"]
-    print(f"{n}^3 voxels, {os.cpu_count()} cores, median of {REPEATS} in turn.\n")
+    print(f"Images of {2 * n}^3 voxels, labels of {n}^3; {os.cpu_count()} cores, median of {REPEATS} in turn.\n")
     print(f"| voxels | {' | '.join(heads)} |\n|---{'|---' * len(heads)}|")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -81,24 +82,29 @@ def ingest(n: int) -> None:
         processes(ENVIRONMENT) as kept,
         Client(processes=False, threads_per_worker=os.cpu_count(), dashboard_address="127.0.0.1:0") as client,
     ):
-        source, url = Path(folder) / "source.npy", Path(folder) / "work"
+        source = Path(folder) / "source.npy"
 
         for array, encoding in (
-            (image(n), "raw"),
-            (image(n), "jpeg"),
+            (np.tile(image(n), (2, 2, 2)), "raw"),
+            (np.tile(image(n), (2, 2, 2)), "jpeg"),
             (labels(n), "raw"),
             (labels(n), "compressed_segmentation"),
         ):
             np.save(source, array)
             rows = []
-            for _ in range(REPEATS + 1):
+            for repeat in range(REPEATS + 1):
                 row: list[float] = []
-                for work, means in ((theirs, usual), (theirs, kept), (ours, client)):
-                    os.sync()  # or the first to ask for durable files waits for what others wrote
+                for side, (work, means) in enumerate(((theirs, usual), (theirs, kept), (ours, client))):
+                    # Nothing is deleted meanwhile: ext4 looks long for room that was not in use a moment ago.
+                    url = Path(folder) / f"work-{repeat}-{side}"
+                    os.sync()
                     row += timed(partial(kept_on_disk, partial(work, source, url, encoding, means)))
                     assert encoding == "jpeg" or np.array_equal(open_volume(url).values, array)
-                    shutil.rmtree(url)
                 rows.append(row)
+            for url in Path(folder).glob("work-*"):
+                shutil.rmtree(url)
+            os.sync()
+            time.sleep(10)
             del rows[0]  # everything was loaded there
             times = [median(row[i] for row in rows) for i in range(6)]
             times += [median(row[i] / row[4 + i % 2] for row in rows) for i in range(4)]
@@ -107,7 +113,7 @@ def ingest(n: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512, help="voxels along each axis; a multiple of 64")
+    parser.add_argument("--size", type=int, default=512, help="voxels along each axis of labels; a multiple of 64")
     size = parser.parse_args().size
     with_settings()
     ingest(size)

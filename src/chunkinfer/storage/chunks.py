@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from chunkinfer.storage.store import kvstore
 
 ENCODED = ("raw", "compressed_segmentation")
 """Encodings that are made here."""
+
+Encoder = Callable[[Any, Any, Any], bytes]
+"""Of a cell, and of where a chunk begins in an array (c, z, y, x) and its shape (z, y, x)."""
 
 PENDING = 64
 """Chunks that are on their way to the store at a time: each is in memory as long."""
@@ -52,16 +55,31 @@ class Chunks:
         self, dims: Sequence[str], index: Sequence[slice], array: NDArray[Any]
     ) -> Iterator[tuple[tuple[int, ...], bytes]]:
         """What is stored for an array that holds whole chunks, by cell."""
-        by_driver = None if self.encoding in ENCODED else self._twin(index, array)
-        for cell, voxels in self._cut(dims, index, array):
-            if by_driver is not None:
-                yield cell, bytes(by_driver.read(f"{self.folder}/{self.name(cell)}").result().value)
-            elif self.encoding == "raw":
-                yield cell, voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).tobytes()
-            else:
-                from chunkinfer.storage.compressed_segmentation import encode
+        absent = tuple(i for i, dim in enumerate("czyx") if dim not in dims)
+        voxels = np.expand_dims(array.transpose([dims.index(dim) for dim in "czyx" if dim in dims]), absent)
+        first = dict(zip(dims, (part.start for part in index), strict=True))
+        encode = self._encoder(index, array, voxels)
+        chunk = self.chunk[::-1]
+        for at in itertools.product(*(range(0, n, c) for n, c in zip(voxels.shape[1:], chunk, strict=True))):
+            cell = tuple((first.get(d, 0) + a) // c for d, a, c in zip("xyz", at[::-1], self.chunk, strict=True))
+            shape = tuple(min(c, n - a) for c, n, a in zip(chunk, voxels.shape[1:], at, strict=True))
+            yield cell, encode(cell, at, shape)
 
-                yield cell, encode(np.ascontiguousarray(voxels), self.block)
+    def _encoder(self, index: Sequence[slice], array: NDArray[Any], voxels: NDArray[Any]) -> Encoder:
+        """What gives the content of a chunk: of its cell, and where in ``voxels`` (c, z, y, x) it lies."""
+        if self.encoding == "raw":
+            ordered = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
+            return lambda _, at, shape: ordered[
+                (slice(None), *(slice(a, a + n) for a, n in zip(at, shape, strict=True)))
+            ].tobytes()
+        if self.encoding == "compressed_segmentation":
+            from chunkinfer.storage.compressed_segmentation import encode, room_for
+
+            labels = np.ascontiguousarray(voxels)
+            room = room_for(len(labels), labels.itemsize, self.chunk, self.block)
+            return lambda _, at, shape: encode(labels, at, shape, self.block, room)
+        driver = self._twin(index, array)
+        return lambda cell, at, shape: bytes(driver.read(f"{self.folder}/{self.name(cell)}").result().value)
 
     def _twin(self, index: Sequence[slice], array: NDArray[Any]) -> Any:
         """The kvstore of a volume in memory, without shards, whose chunks the driver encodes, also those of zeros."""
@@ -73,22 +91,6 @@ class Chunks:
         twin: Any = ts.open(spec, context=ts.Context()).result()
         twin[tuple(index)].write(array, can_reference_source_data_indefinitely=True).result()
         return twin.kvstore
-
-    def _cut(
-        self, dims: Sequence[str], index: Sequence[slice], array: NDArray[Any]
-    ) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
-        """Cell and voxels (c, z, y, x) of each chunk."""
-        axes, starts = [dims.index(dim) for dim in "czyx" if dim in dims], [0, 0, 0]
-        for part, dim in zip(index, dims, strict=True):
-            if dim in "xyz":
-                starts["xyz".index(dim)] = part.start
-        absent = tuple(i for i, dim in enumerate("czyx") if dim not in dims)
-        voxels = np.expand_dims(array.transpose(axes), absent)
-        z, y, x = (range(0, n, c) for n, c in zip(voxels.shape[1:], self.chunk[::-1], strict=True))
-        for at in itertools.product(z, y, x):
-            part_of = tuple(slice(a, a + c) for a, c in zip(at, self.chunk[::-1], strict=True))
-            cell = tuple((s + a) // c for s, a, c in zip(starts, at[::-1], self.chunk, strict=True))
-            yield cell, voxels[(slice(None), *part_of)]
 
 
 def write_chunks(store: Any, dims: Sequence[str], index: Sequence[slice], array: NDArray[Any]) -> bool:

@@ -9,6 +9,7 @@ fastest. Blocks with equal tables share one. Imported only where it is needed.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,23 +21,28 @@ Words = NDArray[np.uint32]
 Triple = tuple[int, int, int]
 
 
-def encode(chunk: NDArray[Any], block: Triple) -> bytes:
-    """A chunk of labels (c, z, y, x), uint32 or uint64, in blocks of so many voxels (z, y, x)."""
-    blocks = int(np.prod([-(-n // b) for n, b in zip(chunk.shape[1:], block, strict=True)]))
-    voxels, width = int(np.prod(block)), chunk.itemsize // 4
-    room = np.empty(len(chunk) * (1 + blocks * (2 + voxels * width + voxels)), np.uint32)
-    end = len(chunk)
-    for c in range(len(chunk)):
+def room_for(channels: int, itemsize: int, shape: Triple, block: Triple) -> Words:
+    """Room for a chunk of this shape, however its labels are: most of it is never touched."""
+    blocks = prod(-(-n // b) for n, b in zip(shape, block, strict=True))
+    return np.empty(channels * (1 + blocks * (2 + prod(block) * (itemsize // 4 + 1))), np.uint32)
+
+
+def encode(labels: NDArray[Any], start: Triple, shape: Triple, block: Triple, room: Words) -> bytes:
+    """A chunk of labels (c, z, y, x) in C order, uint32 or uint64: the box of a shape from ``start`` on.
+
+    ``block`` is the format's: voxels (z, y, x) that share a table.
+    """
+    end = len(labels)
+    for c in range(len(labels)):
         room[c] = end
-        end += encode_channel(chunk[c], block, width, room[end:])
+        end += encode_channel(labels[c], start, shape, block, labels.itemsize // 4, room[end:])
     return room[:end].tobytes()
 
 
 @compiled
-def encode_channel(labels: NDArray[Any], block: Triple, width: int, room: Words) -> int:
+def encode_channel(labels: NDArray[Any], start: Triple, shape: Triple, block: Triple, width: int, room: Words) -> int:
     """Encode one channel into ``room``; returns how many words it took. A label has ``width`` words."""
-    depth, height, length = labels.shape
-    grid = -(-depth // block[0]), -(-height // block[1]), -(-length // block[2])
+    grid = -(-shape[0] // block[0]), -(-shape[1] // block[1]), -(-shape[2] // block[2])
     end = 2 * grid[0] * grid[1] * grid[2]
     size = block[0] * block[1] * block[2]
     table, rows = np.empty(size, labels.dtype), np.empty(size, np.uint16)
@@ -44,12 +50,27 @@ def encode_channel(labels: NDArray[Any], block: Triple, width: int, room: Words)
     while slots < end:  # twice as many as tables
         slots *= 2
     known: Any = np.zeros((slots, 2), np.int64)  # where a table is, and its length; 0 where none is
-    header = 0
-    for z in range(0, depth, block[0]):
-        for y in range(0, height, block[1]):
-            for x in range(0, length, block[2]):
-                part = labels[z : z + block[0], y : y + block[1], x : x + block[2]]
-                count = tabulate(part, block, table, rows)
+    header, differ = 0, np.empty(shape[2], labels.dtype)
+    for z in range(start[0], start[0] + shape[0], block[0]):
+        below = min(z + block[0], start[0] + shape[0])
+        for y in range(start[1], start[1] + shape[1], block[1]):
+            back = min(y + block[1], start[1] + shape[1])
+            # Most blocks lie inside of one object; where labels differ is found for a row of blocks at a time.
+            one = labels[z, y, start[2] : start[2] + shape[2]]
+            differ[:] = 0
+            for plane in range(z, below):
+                for line in range(y, back):
+                    other = labels[plane, line, start[2] : start[2] + shape[2]]
+                    for x in range(len(other)):
+                        differ[x] |= other[x] ^ one[x]
+            for x in range(0, shape[2], block[2]):
+                right, count = min(x + block[2], shape[2]), 1
+                table[0], changes = one[x], differ[x]
+                for i in range(x + 1, right):
+                    changes |= differ[i] | (one[i] ^ one[x])
+                if changes:
+                    part = labels[z:below, y:back, start[2] + x : start[2] + right]
+                    count = tabulate(part, block, table, rows)
                 # Tables that are in the room already are found by a hash of their labels.
                 slot = count
                 for i in range(count):
@@ -81,28 +102,24 @@ def encode_channel(labels: NDArray[Any], block: Triple, width: int, room: Words)
 @compiled
 def tabulate(part: NDArray[Any], block: Triple, table: NDArray[Any], rows: NDArray[np.uint16]) -> int:
     """The labels of a block in order, and which of them each voxel has; returns how many there are."""
-    first, same = part[0, 0, 0], True
-    for z in range(part.shape[0]):
-        for y in range(part.shape[1]):
-            for x in range(part.shape[2]):
-                same &= part[z, y, x] == first
-    table[0] = first
-    if same:
-        return 1
+    count, last, known = 1, 0, part[0, 0, 0]
+    table[0] = known
     rows[:] = 0  # also of voxels beyond the end of the volume
-    count, last = 1, 0
     for z in range(part.shape[0]):
         for y in range(part.shape[1]):
+            row = (z * block[1] + y) * block[2]
             for x in range(part.shape[2]):
                 label = part[z, y, x]
-                if label != table[last]:  # neighbours are mostly alike
-                    last = 0
-                    while last < count and table[last] != label:
+                if label != known:  # neighbours are mostly alike
+                    known, last = label, 0
+                    while last < count and table[last] != known:
                         last += 1
                     if last == count:
-                        table[count] = label
+                        table[count] = known
                         count += 1
-                rows[(z * block[1] + y) * block[2] + x] = last
+                rows[row + x] = last
+    if ordered(table, count):
+        return count
     places = np.arange(count).astype(np.uint16)  # of labels in the order in which they were met
     for i in range(1, count):
         label, met, k = table[i], places[i], i
@@ -116,6 +133,15 @@ def tabulate(part: NDArray[Any], block: Triple, table: NDArray[Any], rows: NDArr
     for i in range(len(rows)):
         rows[i] = row_of[rows[i]]
     return count
+
+
+@compiled
+def ordered(table: NDArray[Any], count: int) -> bool:
+    """Whether labels ascend."""
+    for i in range(1, count):
+        if table[i] < table[i - 1]:
+            return False
+    return True
 
 
 @compiled
@@ -134,7 +160,8 @@ def pack(rows: NDArray[np.uint16], bits: int, words: Words) -> None:
     """Numbers of so many bits, the first in the lowest."""
     each = 32 // bits
     for w in range(len(words)):
-        word = np.uint32(0)
-        for i in range(min(each, len(rows) - w * each)):
-            word |= np.uint32(rows[w * each + i]) << np.uint32(i * bits)
+        word, shift, part = np.uint32(0), np.uint32(0), rows[w * each : (w + 1) * each]
+        for i in range(len(part)):
+            word |= np.uint32(part[i]) << shift
+            shift += np.uint32(bits)
         words[w] = word
