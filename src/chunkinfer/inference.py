@@ -25,6 +25,7 @@ from chunkinfer.blockwise import (
     origin_of,
     room_of,
 )
+from chunkinfer.blockwise.derived import Derived
 from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize
@@ -41,7 +42,7 @@ from chunkinfer.planning import (
     grid_for_exchange,
     positive,
 )
-from chunkinfer.storage import Source
+from chunkinfer.storage import Source, decoded
 from chunkinfer.volume import Frame, Volume, as_volume, describe_source
 
 if TYPE_CHECKING:
@@ -411,7 +412,15 @@ def _stored(volume: Volume) -> Stored:
     shards = None
     if isinstance(origin, Source) and origin.shards != origin.chunks:
         shards = origin.shards[-space:]
-    return Stored(tuple(whole[-space:]), shards, whole[volume.dims.index("c")] if volume.channels else 1)
+    channels = whole[volume.dims.index("c")] if volume.channels else 1
+    return Stored(tuple(whole[-space:]), shards, channels, _decoded(origin))
+
+
+def _decoded(origin: Any) -> int:
+    """Bytes that a process keeps of what it decodes as a whole, below operators too."""
+    if isinstance(origin, Derived):
+        return max(map(_decoded, origin.inputs), default=0)
+    return decoded.LIMIT if isinstance(origin, Source) and origin.format in decoded.FORMATS else 0
 
 
 def _check_device(plan: Plan) -> None:

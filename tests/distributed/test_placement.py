@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client
 
 import chunkinfer as ci
+from chunkinfer.blockwise import placement
 from probes import Watched, events, most_at_once
 
 Stored = Callable[..., str]
@@ -64,3 +66,12 @@ def test_without_a_declared_gpu_every_worker_helps(client: Client, stored: Store
     assert len(ran) == 24
     assert {event.pid for event in ran} == set(pids(client))
     assert most_at_once(ran) >= 2
+
+
+def test_workers_are_seen_while_dask_asks_for_something_else() -> None:
+    """dask's own question, without workers, overwrites what the client keeps: a run would wait for a worker."""
+    with (
+        dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}),
+        Client(processes=False, n_workers=1, dashboard_address="127.0.0.1:0", set_as_default=False) as client,
+    ):
+        assert all(len(placement.workers_of(client)) == 1 for _ in range(300))

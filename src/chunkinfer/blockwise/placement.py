@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from typing import Any
 
@@ -60,8 +60,19 @@ def client_for(client: Any, slots: int) -> Iterator[Any]:
 
 
 def workers_of(client: Any) -> dict[str, dict[str, Any]]:
-    """Address -> facts of every worker of a client."""
-    workers: dict[str, dict[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
+    """Address -> facts of every worker of a client.
+
+    Asked of the scheduler: what `Client.scheduler_info` gives is kept in the client, where a question without workers,
+    which it asks every two seconds, may come between.
+
+    Raises
+    ------
+    OSError
+        The scheduler does not answer; the client may be connecting to it again.
+    """
+    if client.scheduler is None:
+        raise OSError("the client is not connected")
+    workers: dict[str, dict[str, Any]] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
     return workers
 
 
@@ -93,7 +104,10 @@ class Workers:
         if time.monotonic() - self._looked < LOOK_EVERY * (1 + len(self.present) / 100):
             return
         self._looked = time.monotonic()
-        workers = workers_of(self.client)
+        try:
+            workers = workers_of(self.client)
+        except OSError:  # the client reconnects; until then nobody comes or leaves
+            return
         for address in sorted(workers.keys() - self.present):
             events.tell(WORKER_CAME, worker=address)
         for address in sorted(self.present - workers.keys()):
@@ -111,7 +125,7 @@ class Workers:
         """Wait for the first worker: what it declares decides where kernels go."""
         self.present, self._looked = set(), -inf
         self.look(events)
-        while not self.present and not given_up():
+        while not self.present and not given_up() and self.client.status != "closed":
             time.sleep(0.1)
             self.look(events)
 
@@ -131,7 +145,9 @@ def room_of(client: Any, device: str) -> tuple[int | None, int | None]:
 
     if client is None:
         return (SLOTS_PER_GPU if device == "cuda" else None), int(MEMORY_LIMIT)
-    workers = workers_of(client).values()
+    workers: Any = ()
+    with suppress(OSError):
+        workers = workers_of(client).values()
     slots = max((int(w["nthreads"]) for w in workers), default=None)
     if device == "cuda":
         slots = SLOTS_PER_GPU

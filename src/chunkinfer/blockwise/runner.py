@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -125,6 +124,7 @@ class _Run:
 
     def outcomes(self) -> Iterator[Outcome]:
         self.workers.wait(self.events, self.paused)
+        self._look()
         try:
             while self._feed() or self.running:
                 yield from self._settled(self._ready())
@@ -271,8 +271,7 @@ class _Run:
         if self.paused() and not self.pausing:
             self.pausing = True
             self._recall()
-        with suppress(OSError):  # the client reconnects; what ran is cancelled then, and sent again
-            self.workers.look(self.events)
+        self.workers.look(self.events)  # where the client reconnects, what ran is cancelled then, and sent again
         self._tell_slow()
 
     def _recall(self) -> None:

@@ -348,6 +348,7 @@ class Planning:
             source_chunks=self.stored.chunks,
             source_shards=self.stored.shards,
             source_channels=self.stored.channels,
+            source_decoded=self.stored.decoded,
             layout=_layout(lattice, self.axes, channels, blocks),
             slots=self.slots,
             limit=wishes.memory_bytes() or self.place.memory,

@@ -46,7 +46,7 @@ def host_terms(plan: Plan) -> Terms:
         ("model", plan.model_bytes),
         (f"haloed inputs of {held} block(s)", size_in * held),
         (f"outputs of {held} block(s)", size_out * held),
-        ("read cache", CACHE_BYTES),
+        ("read cache", CACHE_BYTES + plan.source_decoded),
         ("a block as it is stored", size_out),
         ("kept by the allocator", KEPT + KEPT_PER_SLOT * max(0, slots - kernels - 1)),
     ]

@@ -93,6 +93,8 @@ class Plan:
     """Voxels of the volume's shards along the spatial axes; None where each chunk is an object of its own."""
     source_channels: int
     """Channels of one of the volume's chunks."""
+    source_decoded: int
+    """Bytes of decoded parts of the volume, such as sections, that a process keeps."""
     layout: Layout
     """Chunks and shards of the output, (c, *space), unless `save` is told others."""
     slots: int

@@ -62,11 +62,13 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Stored:
-    """How the volume is stored: chunks and shards of its spatial axes, in voxels, and channels of a chunk."""
+    """How the volume is stored: chunks and shards of its spatial axes, in voxels, channels of a chunk, and bytes of
+    decoded parts that a process keeps."""
 
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
     channels: int = 1
+    decoded: int = 0
 
 
 @dataclass(frozen=True)

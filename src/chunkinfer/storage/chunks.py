@@ -7,8 +7,10 @@ simple. Those that have a library of their own, such as jpeg, are left to it.
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ ENCODED = ("raw", "compressed_segmentation")
 
 Encoder = Callable[[Any, Any, Any], bytes]
 """Of a cell, and of where a chunk begins in an array (c, z, y, x) and its shape (z, y, x)."""
+
+SYNCING = 16
+"""Files that a block asks the disk to keep at a time."""
 
 PENDING = 64
 """Chunks that are on their way to the store at a time: each is in memory as long."""
@@ -99,11 +104,30 @@ def write_chunks(store: Any, dims: Sequence[str], index: Sequence[slice], array:
     if spec["scale_metadata"].get("sharding") or spec["scale_metadata"]["encoding"] not in ENCODED:
         return False
     chunks = Chunks(spec)
-    files, writes = kvstore(chunks.files), deque[Any]()
+    together = chunks.files["driver"] == "file" and os.name == "posix"
+    files, names, writes = kvstore(chunks.files, synced=not together), [], deque[Any]()
     for cell, content in chunks.encoded(dims, index, array):
-        writes.append(files.write(chunks.name(cell), content))
+        names.append(chunks.name(cell))
+        writes.append(files.write(names[-1], content))
         if len(writes) > PENDING:
             writes.popleft().result()
     for write in writes:
         write.result()
+    if together:
+        _sync(chunks.files["path"], names)
     return True
+
+
+def _sync(folder: str, names: Sequence[str]) -> None:
+    """Wait until the disk has these files, and their names: many at once, in half the time of one after another."""
+    with ThreadPoolExecutor(min(SYNCING, len(names))) as pool:
+        list(pool.map(_sync_one, (os.path.join(folder, name) for name in names)))
+    _sync_one(folder)
+
+
+def _sync_one(path: str) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -138,7 +138,7 @@ def tabulate(part: NDArray[Any], block: Triple, table: NDArray[Any], rows: NDArr
 @compiled
 def ordered(table: NDArray[Any], count: int) -> bool:
     """Whether labels ascend."""
-    for i in range(1, count):
+    for i in range(1, count):  # noqa: SIM110 (numba compiles no generators)
         if table[i] < table[i - 1]:
             return False
     return True

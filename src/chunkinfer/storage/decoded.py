@@ -9,6 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+FORMATS = ("sections", "tiff")
+"""Whose parts are decoded as a whole."""
+
 LIMIT = 2**28
 """Bytes per process."""
 

@@ -28,10 +28,11 @@ def canonical(spec: Any) -> str:
 
 
 @cache
-def context(cached: bool = True) -> Any:
+def context(cached: bool = True, synced: bool = True) -> Any:
     """A tensorstore context of this process: one cache for all that is read, none for what is written.
 
-    A cache would give back what was written, not what is stored, which differs where the encoding is lossy.
+    A cache would give back what was written, not what is stored, which differs where the encoding is lossy. What is
+    written is on the disk when a write ends, unless the caller sees to that (``synced=False``).
     """
     import tensorstore as ts
 
@@ -39,6 +40,7 @@ def context(cached: bool = True) -> Any:
         {
             "cache_pool": {"total_bytes_limit": CACHE_BYTES if cached else 0},
             "file_io_concurrency": {"limit": FILES},
+            "file_io_sync": synced,
         }
     )
 
@@ -56,12 +58,12 @@ def opened(spec: dict[str, Any], version: str, cached: bool = True) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _kvstore(spec: str) -> Any:
+def _kvstore(spec: str, synced: bool) -> Any:
     import tensorstore as ts
 
-    return ts.KvStore.open(json.loads(spec), context=context()).result()
+    return ts.KvStore.open(json.loads(spec), context=context(synced=synced)).result()
 
 
-def kvstore(spec: dict[str, Any]) -> Any:
-    """The kvstore of a spec."""
-    return _kvstore(canonical(spec))
+def kvstore(spec: dict[str, Any], synced: bool = True) -> Any:
+    """The kvstore of a spec; see `context`."""
+    return _kvstore(canonical(spec), synced)
