@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import MissingExtra
+
+KEPT = Path(__file__).parent.parent / "build" / "artifacts"
+"""Where the last screenshot stays, to be looked at."""
 
 
 def colourful(picture: Path) -> int:
@@ -47,3 +51,5 @@ def test_sections_of_fib25_to_affinities_in_a_browser(fib25: Path, real_models: 
     except MissingExtra as absent:
         pytest.skip(str(absent))
     assert colourful(tmp_path / "coloured.png") > colourful(tmp_path / "grey.png") + 2000
+    KEPT.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tmp_path / "coloured.png", KEPT / "workflow.png")

@@ -8,7 +8,9 @@ opening, creating       from a URL to a source; from a request to a destination
 nodes, inventory        what lies at a place; every array at a URL
 erasing                 what belongs to an array; making room for an output
 zarr, ome, precomputed  the metadata of one format each; npy is read only
-morton, shards          shards of precomputed volumes: which box, and reading and writing below the driver
+chunks, shards, morton  chunks of precomputed volumes, written below the driver; in shards; which box a shard is
+compressed_...          segmentation: the encoding of labels
+levels, downsampling    coarser levels of a stored image; the arithmetic of a level; cells: its compiled loops
 axes, placement         names and order of axes; voxel size, unit and offset
 readers                 by format: what describes a file, what reads boxes of it
 sections, naming, ...   pictures, tiff, hdf5, nifti, mrc, npy, n5: one format each, read only
