@@ -74,9 +74,8 @@ def kept_on_disk(work: Callable[[], None]) -> None:
 def ingest(n: int) -> None:
     heads = ["cloud-volume, s", "CPU, s", "with our settings, s", "CPU, s", "ours, s", "CPU, s"]
     heads += ["times, wall", "CPU", "with our settings, wall", "CPU"]
-    print(
-        f"Images of {n} x {2 * n} x {2 * n} voxels, labels of {n}^3; {os.cpu_count()} cores, median of {REPEATS} in turn.\n"
-    )
+    print(f"Images of {n} x {2 * n} x {2 * n} voxels, labels of {n}^3.")
+    print(f"{os.cpu_count()} cores, median of {REPEATS} in turn.\n")
     print(f"| voxels | {' | '.join(heads)} |\n|---{'|---' * len(heads)}|")
     with (
         tempfile.TemporaryDirectory() as folder,
