@@ -13,9 +13,10 @@ from chunkinfer.errors import DestinationError, SourceError, SourceNotFound
 from chunkinfer.keeping.describing import info
 from chunkinfer.pyramids.building import read_plan
 from chunkinfer.storage import Files, Ledger, guess_format, locate
-from chunkinfer.storage.erasing import ERASING, LOCK, PLAN, Belongings, belongings, delete_keys, erase, listed, refused
+from chunkinfer.storage.erasing import ERASING, PLAN, Belongings, belongings, delete_keys, erase, listed, refused
 from chunkinfer.storage.files import FOLDER, LEASE
 from chunkinfer.storage.levels import open_image
+from chunkinfer.storage.store import LOCK
 from chunkinfer.storage.urls import Location
 
 SHOWN = 5

@@ -7,28 +7,34 @@ simple. Those that have a library of their own, such as jpeg, are left to it.
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer.storage.disk import write_files
 from chunkinfer.storage.store import kvstore
-
-ENCODED = ("raw", "compressed_segmentation")
-"""Encodings that are made here."""
-
-Encoder = Callable[[Any, Any, Any], bytes]
-"""Of a cell, and of where a chunk begins in an array (c, z, y, x) and its shape (z, y, x)."""
-
-SYNCING = 16
-"""Files that a block asks the disk to keep at a time."""
 
 PENDING = 64
 """Chunks that are on their way to the store at a time: each is in memory as long."""
+
+
+class Place(NamedTuple):
+    """Where a chunk lies."""
+
+    cell: tuple[int, int, int]
+    """In the volume's grid (x, y, z)."""
+    start: tuple[int, int, int]
+    """In the array that is written (z, y, x)."""
+    shape: tuple[int, int, int]
+    """Voxels (z, y, x)."""
+
+
+Encoder = Callable[[Place], NDArray[Any]]
+"""What is stored of a chunk, in C order; a view of the array where nothing is encoded."""
 
 
 class Chunks:
@@ -56,35 +62,47 @@ class Chunks:
         spans = zip(cell, self.chunk, self.size, self.origin, strict=True)
         return "_".join(f"{o + i * c}-{o + min(n, (i + 1) * c)}" for i, c, n, o in spans)
 
+    def write(self, dims: Sequence[str], index: Sequence[slice], array: NDArray[Any]) -> None:
+        """Write a box of whole chunks, durable when this returns."""
+        contents = ((self.name(cell), content) for cell, content in self.encoded(dims, index, array))
+        if self.files["driver"] == "file":
+            write_files(self.files["path"], contents)
+            return
+        store, writes = kvstore(self.files), deque[Any]()
+        for name, content in contents:
+            writes.append(store.write(name, content.tobytes()))
+            if len(writes) > PENDING:
+                writes.popleft().result()
+        for write in writes:
+            write.result()
+
     def encoded(
         self, dims: Sequence[str], index: Sequence[slice], array: NDArray[Any]
-    ) -> Iterator[tuple[tuple[int, ...], bytes]]:
+    ) -> Iterator[tuple[tuple[int, int, int], NDArray[Any]]]:
         """What is stored for an array that holds whole chunks, by cell."""
         absent = tuple(i for i, dim in enumerate("czyx") if dim not in dims)
         voxels = np.expand_dims(array.transpose([dims.index(dim) for dim in "czyx" if dim in dims]), absent)
+        encode, chunk = self._encoder(index, array, voxels), self.chunk[::-1]
         first = dict(zip(dims, (part.start for part in index), strict=True))
-        encode = self._encoder(index, array, voxels)
-        chunk = self.chunk[::-1]
-        for at in itertools.product(*(range(0, n, c) for n, c in zip(voxels.shape[1:], chunk, strict=True))):
-            cell = tuple((first.get(d, 0) + a) // c for d, a, c in zip("xyz", at[::-1], self.chunk, strict=True))
-            shape = tuple(min(c, n - a) for c, n, a in zip(chunk, voxels.shape[1:], at, strict=True))
-            yield cell, encode(cell, at, shape)
+        for start in itertools.product(*(range(0, n, c) for n, c in zip(voxels.shape[1:], chunk, strict=True))):
+            x, y, z = ((first.get(d, 0) + a) // c for d, a, c in zip("xyz", start[::-1], self.chunk, strict=True))
+            shape = tuple(min(c, n - a) for c, n, a in zip(chunk, voxels.shape[1:], start, strict=True))
+            yield (x, y, z), encode(Place((x, y, z), start, shape))
 
     def _encoder(self, index: Sequence[slice], array: NDArray[Any], voxels: NDArray[Any]) -> Encoder:
-        """What gives the content of a chunk: of its cell, and where in ``voxels`` (c, z, y, x) it lies."""
+        """For chunks of a box of the volume: ``array`` along its own axes, ``voxels`` as (c, z, y, x)."""
         if self.encoding == "raw":
-            ordered = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
-            return lambda _, at, shape: ordered[
-                (slice(None), *(slice(a, a + n) for a, n in zip(at, shape, strict=True)))
-            ].tobytes()
+            return partial(_as_they_are, voxels.astype(voxels.dtype.newbyteorder("<"), copy=False))
         if self.encoding == "compressed_segmentation":
             from chunkinfer.storage.compressed_segmentation import encode, room_for
 
-            labels = np.ascontiguousarray(voxels)
+            labels = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("="))
             room = room_for(len(labels), labels.itemsize, self.chunk, self.block)
-            return lambda _, at, shape: encode(labels, at, shape, self.block, room)
-        driver = self._twin(index, array)
-        return lambda cell, at, shape: bytes(driver.read(f"{self.folder}/{self.name(cell)}").result().value)
+            return lambda place: encode(labels, place.start, place.shape, self.block, room)
+        return partial(self._by_the_driver, self._twin(index, array))
+
+    def _by_the_driver(self, twin: Any, place: Place) -> NDArray[Any]:
+        return np.frombuffer(twin.read(f"{self.folder}/{self.name(place.cell)}").result().value, np.uint8)
 
     def _twin(self, index: Sequence[slice], array: NDArray[Any]) -> Any:
         """The kvstore of a volume in memory, without shards, whose chunks the driver encodes, also those of zeros."""
@@ -98,36 +116,6 @@ class Chunks:
         return twin.kvstore
 
 
-def write_chunks(store: Any, dims: Sequence[str], index: Sequence[slice], array: NDArray[Any]) -> bool:
-    """Write a box of whole chunks, durable when this returns. False if the volume has shards or another encoding."""
-    spec = store.spec().to_json()
-    if spec["scale_metadata"].get("sharding") or spec["scale_metadata"]["encoding"] not in ENCODED:
-        return False
-    chunks = Chunks(spec)
-    together = chunks.files["driver"] == "file" and os.name == "posix"
-    files, names, writes = kvstore(chunks.files, synced=not together), [], deque[Any]()
-    for cell, content in chunks.encoded(dims, index, array):
-        names.append(chunks.name(cell))
-        writes.append(files.write(names[-1], content))
-        if len(writes) > PENDING:
-            writes.popleft().result()
-    for write in writes:
-        write.result()
-    if together:
-        _sync(chunks.files["path"], names)
-    return True
-
-
-def _sync(folder: str, names: Sequence[str]) -> None:
-    """Wait until the disk has these files, and their names: many at once, in half the time of one after another."""
-    with ThreadPoolExecutor(min(SYNCING, len(names))) as pool:
-        list(pool.map(_sync_one, (os.path.join(folder, name) for name in names)))
-    _sync_one(folder)
-
-
-def _sync_one(path: str) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+def _as_they_are(voxels: NDArray[Any], place: Place) -> NDArray[Any]:
+    box = (slice(a, a + n) for a, n in zip(place.start, place.shape, strict=True))
+    return voxels[(slice(None), *box)]

@@ -16,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.compiling import compiled
+from chunkinfer.errors import DestinationError
 
 Words = NDArray[np.uint32]
 Triple = tuple[int, int, int]
+
+ADDRESSED = 1 << 24
+"""Words in which tables lie: a header has 24 bits for where one begins."""
 
 
 def room_for(channels: int, itemsize: int, shape: Triple, block: Triple) -> Words:
@@ -27,21 +31,36 @@ def room_for(channels: int, itemsize: int, shape: Triple, block: Triple) -> Word
     return np.empty(channels * (1 + blocks * (2 + prod(block) * (itemsize // 4 + 1))), np.uint32)
 
 
-def encode(labels: NDArray[Any], start: Triple, shape: Triple, block: Triple, room: Words) -> bytes:
+def encode(labels: NDArray[Any], start: Triple, shape: Triple, block: Triple, room: Words) -> Words:
     """A chunk of labels (c, z, y, x) in C order, uint32 or uint64: the box of a shape from ``start`` on.
 
     ``block`` is the format's: voxels (z, y, x) that share a table.
+
+    Raises
+    ------
+    DestinationError
+        The chunk has more labels than the format can address.
     """
     end = len(labels)
     for c in range(len(labels)):
         room[c] = end
-        end += encode_channel(labels[c], start, shape, block, labels.itemsize // 4, room[end:])
-    return room[:end].tobytes()
+        words = encode_channel(labels[c], start, shape, block, labels.itemsize // 4, room[end:])
+        if words < 0:
+            raise DestinationError(
+                f"A chunk of {shape} voxels (z, y, x) has too many different labels for compressed_segmentation.",
+                f"The encoding finds tables of labels within {4 * ADDRESSED >> 20} MiB, which random labels exceed.",
+                ["take smaller chunks: chunks=(64, 64, 64)", 'or another encoding: encoding="raw"'],
+            )
+        end += words
+    return room[:end].astype("<u4")
 
 
 @compiled
 def encode_channel(labels: NDArray[Any], start: Triple, shape: Triple, block: Triple, width: int, room: Words) -> int:
-    """Encode one channel into ``room``; returns how many words it took. A label has ``width`` words."""
+    """Encode one channel into ``room``; returns how many words it took, -1 where a table lies out of reach.
+
+    A label has ``width`` words.
+    """
     grid = -(-shape[0] // block[0]), -(-shape[1] // block[1]), -(-shape[2] // block[2])
     end = 2 * grid[0] * grid[1] * grid[2]
     size = block[0] * block[1] * block[2]
@@ -71,16 +90,10 @@ def encode_channel(labels: NDArray[Any], start: Triple, shape: Triple, block: Tr
                 if changes:
                     part = labels[z:below, y:back, start[2] + x : start[2] + right]
                     count = tabulate(part, block, table, rows)
-                # Tables that are in the room already are found by a hash of their labels.
-                slot = count
-                for i in range(count):
-                    slot = (slot * 31 + int(table[i])) & 0xFFFFFFFFFFFF
-                slot &= slots - 1
-                while known[slot, 1] and not (
-                    known[slot, 1] == count and holds(room, known[slot, 0], table, count, width)
-                ):
-                    slot = (slot + 1) & (slots - 1)
+                slot = slot_of(known, table, count, room, width)
                 if not known[slot, 1]:
+                    if end >= ADDRESSED:
+                        return -1
                     known[slot] = end, count
                     for i in range(count):
                         room[end] = np.uint32(table[i] & labels.dtype.type(0xFFFFFFFF))
@@ -142,6 +155,18 @@ def ordered(table: NDArray[Any], count: int) -> bool:
         if table[i] < table[i - 1]:
             return False
     return True
+
+
+@compiled
+def slot_of(known: Any, table: NDArray[Any], count: int, room: Words, width: int) -> int:
+    """Where a table is known, by a hash of its labels; a free slot where it is not in the room yet."""
+    slot = count
+    for i in range(count):
+        slot = (slot * 31 + int(table[i])) & 0xFFFFFFFFFFFF
+    slot &= len(known) - 1
+    while known[slot, 1] and not (known[slot, 1] == count and holds(room, known[slot, 0], table, count, width)):
+        slot = (slot + 1) & (len(known) - 1)
+    return int(slot)
 
 
 @compiled

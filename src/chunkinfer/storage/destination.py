@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import chunks, failures, shards
+from chunkinfer.storage import failures
+from chunkinfer.storage.chunks import Chunks
+from chunkinfer.storage.shards import Shards
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import opened
 
@@ -54,9 +56,10 @@ class Destination(Source):
         import tensorstore as ts
 
         store = self._store()
-        if self.format == "precomputed" and (
-            chunks.write_chunks(store, self.dims, index, array) or shards.write_shards(store, self.dims, index, array)
-        ):
+        if self.format == "precomputed":
+            spec = store.spec().to_json()
+            kind = Shards if spec["scale_metadata"].get("sharding") else Chunks
+            kind(spec).write(self.dims, index, array)
             return
         # One transaction: the chunks of a shard are stored together, once, instead of one rewrite per chunk.
         transaction = ts.Transaction()

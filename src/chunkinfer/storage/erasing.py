@@ -16,7 +16,7 @@ from chunkinfer.storage import failures, ome
 from chunkinfer.storage.files import FOLDER, LEASE
 from chunkinfer.storage.nodes import OBJECTS, read_objects
 from chunkinfer.storage.precomputed import PROVENANCE
-from chunkinfer.storage.store import kvstore
+from chunkinfer.storage.store import LOCK, kvstore
 from chunkinfer.storage.urls import Location, safe_name
 
 PLAN = "pyramid.json"
@@ -33,9 +33,6 @@ CHUNK = re.compile(r"c|(c[/.])?\d+([/.]\d+)*")
 """Keys of chunks: 0/1/2 or 0.1.2 in zarr version 2, c/0/1/2 or c.0.1.2 in version 3, 0/1/2 in N5."""
 VOXELS = re.compile(r"(-?\d+--?\d+_){2}-?\d+--?\d+(\.\w+)?|[0-9a-f]+\.(shard|index|data)")
 """Keys of chunks and shards in a scale of a precomputed volume."""
-
-LOCK = ".__lock"
-"""What tensorstore appends to the name of a local file while it writes it; a process that is killed leaves it."""
 
 
 @dataclass(frozen=True)

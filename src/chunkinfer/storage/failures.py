@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 from chunkinfer.errors import DestinationError, MissingChunk, SourceError
@@ -22,11 +23,20 @@ MEANINGS = {
 }
 """Status code -> what it usually means."""
 
+REFUSALS = {
+    errno.EACCES: "PERMISSION_DENIED",
+    errno.EPERM: "PERMISSION_DENIED",
+    errno.EROFS: "PERMISSION_DENIED",
+    errno.ENOSPC: "RESOURCE_EXHAUSTED",
+    errno.EDQUOT: "RESOURCE_EXHAUSTED",
+}
+"""An operating system's refusal as a status code."""
+
 
 def status(error: BaseException) -> str:
     """tensorstore's status code, also for an operating system's refusal, or '' where there is none."""
-    if isinstance(error, PermissionError):
-        return "PERMISSION_DENIED"
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return REFUSALS[error.errno]
     match = re.match(r"([A-Z_]{4,}):", str(error))
     return match[1] if match else ""
 

@@ -37,6 +37,31 @@ class Shards(Chunks):
         """The key of a chunk."""
         return code(cell, self.grid).to_bytes(8, "big")
 
+    def write(self, dims: Sequence[str], index: Sequence[slice], array: NDArray[Any]) -> None:
+        """Write a box of whole shards, every chunk of it, each shard once.
+
+        Memory beside ``array``: about four times its size, for the encoded chunks, their copy in the transaction and
+        the shard that is put together.
+        """
+        contents = [(cell, content.tobytes()) for cell, content in self.encoded(dims, index, array)]
+        try:
+            self._commit(contents)
+        except failures.FAILURES as error:
+            if failures.status(error) not in DAMAGED:
+                raise
+            # The driver reads a shard that it replaces, and this one is damaged.
+            self.delete(cell for cell, _ in contents)
+            self._commit(contents)
+
+    def _commit(self, contents: Iterable[tuple[Sequence[int], bytes]]) -> None:
+        import tensorstore as ts
+
+        transaction = ts.Transaction()
+        store = self.key_value.with_transaction(transaction)
+        for cell, content in contents:
+            store.write(self.key(cell), content).result()
+        transaction.commit_async().result()
+
     def delete(self, cells: Iterable[Sequence[int]]) -> None:
         """Delete the shards of chunks, whatever is in them; their hash is the identity."""
         low = self.sharding["preshift_bits"] + self.sharding["minishard_bits"]
@@ -72,35 +97,3 @@ def absent_chunk(
         if lookup.result().state != "value":
             return f"chunk {cell} (x, y, z) of the sharded scale {spec['scale_metadata']['key']} is missing"
     return None
-
-
-def write_shards(store: Any, dims: Sequence[str], index: tuple[slice, ...], array: NDArray[Any]) -> bool:
-    """Write a box of whole shards, every chunk of it, each shard once. False if the volume has no shards.
-
-    Memory beside ``array``: about four times its size, for the encoded chunks, their copy in the transaction and the
-    shard that is put together.
-    """
-    spec = store.spec().to_json()
-    if not spec["scale_metadata"].get("sharding"):
-        return False
-    import tensorstore as ts
-
-    shards = Shards(spec)
-    contents = list(shards.encoded(dims, index, array))
-
-    def commit() -> None:
-        transaction = ts.Transaction()
-        shard_store = shards.key_value.with_transaction(transaction)
-        for cell, content in contents:
-            shard_store.write(shards.key(cell), content).result()
-        transaction.commit_async().result()
-
-    try:
-        commit()
-    except failures.FAILURES as error:
-        if failures.status(error) not in DAMAGED:
-            raise
-        # The driver reads a shard that it replaces, and this one is damaged.
-        shards.delete(cell for cell, _ in contents)
-        commit()
-    return True

@@ -17,9 +17,12 @@ os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 CACHE_BYTES = 2**23
 """Memory per process for shard indices, mostly: small beside the blocks in flight, whose memory a plan promises."""
 
-
 FILES = 32
 """Files that are read or written at a time: each waits for the disk to keep it, and disks keep many at once."""
+
+LOCK = ".__lock"
+"""What is appended to the name of a local file while it is written, by tensorstore too; a process that is killed leaves
+it."""
 
 
 def canonical(spec: Any) -> str:
@@ -28,11 +31,10 @@ def canonical(spec: Any) -> str:
 
 
 @cache
-def context(cached: bool = True, synced: bool = True) -> Any:
+def context(cached: bool = True) -> Any:
     """A tensorstore context of this process: one cache for all that is read, none for what is written.
 
-    A cache would give back what was written, not what is stored, which differs where the encoding is lossy. What is
-    written is on the disk when a write ends, unless the caller sees to that (``synced=False``).
+    A cache would give back what was written, not what is stored, which differs where the encoding is lossy.
     """
     import tensorstore as ts
 
@@ -40,7 +42,6 @@ def context(cached: bool = True, synced: bool = True) -> Any:
         {
             "cache_pool": {"total_bytes_limit": CACHE_BYTES if cached else 0},
             "file_io_concurrency": {"limit": FILES},
-            "file_io_sync": synced,
         }
     )
 
@@ -58,12 +59,12 @@ def opened(spec: dict[str, Any], version: str, cached: bool = True) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _kvstore(spec: str, synced: bool) -> Any:
+def _kvstore(spec: str) -> Any:
     import tensorstore as ts
 
-    return ts.KvStore.open(json.loads(spec), context=context(synced=synced)).result()
+    return ts.KvStore.open(json.loads(spec), context=context()).result()
 
 
-def kvstore(spec: dict[str, Any], synced: bool = True) -> Any:
-    """The kvstore of a spec; see `context`."""
-    return _kvstore(canonical(spec), synced)
+def kvstore(spec: dict[str, Any]) -> Any:
+    """The kvstore of a spec."""
+    return _kvstore(canonical(spec))

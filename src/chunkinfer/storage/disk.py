@@ -1,0 +1,111 @@
+"""Whole files on a local disk, written past the system's cache.
+
+A copy into the cache takes longer than the disk does, in the system, and pushes out what others read; and what is
+written here is larger than memory anyway.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkinfer.storage.store import LOCK
+
+AT_A_TIME = 8
+"""Files that a block writes at a time: disks keep many at once."""
+
+ALIGNMENT = 4096
+"""Bytes: what goes past the cache is written in multiples of a disk's blocks, from such addresses."""
+
+Bytes = NDArray[np.uint8]
+
+
+def write_files(folder: str, files: Iterable[tuple[str, NDArray[np.generic]]]) -> None:
+    """Write files, each as a whole or not at all, durable when this returns.
+
+    Parameters
+    ----------
+    folder
+        Made where it is not there.
+    files
+        Names and contents: what an array holds in C order.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or the file system does not allow it.
+    """
+    os.makedirs(folder, exist_ok=True)
+    pending = deque[Future[None]]()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for name, content in files:
+            pending.append(pool.submit(_write, os.path.join(folder, name), content))
+            if len(pending) > 2 * AT_A_TIME:
+                pending.popleft().result()
+        for future in pending:
+            future.result()
+    if os.name == "posix":  # the names
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _write(path: str, content: NDArray[np.generic]) -> None:
+    unfinished = f"{path}.{uuid.uuid4().hex}{LOCK}"
+    try:
+        opened = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            _pour(opened, content)
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+        os.replace(unfinished, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(unfinished)
+        raise
+
+
+def _pour(opened: int, content: NDArray[np.generic]) -> None:
+    """Write the content of a new file, past the cache where the file system can."""
+    room = _aligned(-(-content.nbytes // ALIGNMENT) * ALIGNMENT)
+    room[content.nbytes :] = 0  # memory of before stays in memory
+    np.copyto(room[: content.nbytes].view(content.dtype).reshape(content.shape), content)
+    done = _past_the_cache(opened, room)
+    while done < content.nbytes:
+        done += os.write(opened, room[done : content.nbytes].data)
+    if os.fstat(opened).st_size > content.nbytes:
+        os.ftruncate(opened, content.nbytes)
+
+
+def _past_the_cache(opened: int, room: Bytes) -> int:
+    """Write what is possible; bytes that were written."""
+    if not hasattr(os, "O_DIRECT"):
+        return 0
+    import fcntl
+
+    done, usual = 0, fcntl.fcntl(opened, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(opened, fcntl.F_SETFL, usual | os.O_DIRECT)
+        while done < len(room) and done % ALIGNMENT == 0:
+            done += os.write(opened, room[done:].data)
+    except OSError:  # some file systems refuse it, others take it and want other blocks; what is wrong is met again
+        pass
+    fcntl.fcntl(opened, fcntl.F_SETFL, usual)
+    return done
+
+
+def _aligned(size: int) -> Bytes:
+    """Room at an address that disks take."""
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size]
