@@ -8,8 +8,10 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/demo.done
 	$(BIN)/chunkinfer demo demo-output
 
+# A process per core, which takes over what another has not come to. Of a folder, nearly all tests run in one process,
+# and so the services and clusters that they share start once.
 test: check
-	$(BIN)/pytest -m "not slow or smoke"
+	$(BIN)/pytest -m "not slow or smoke" -n logical --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from pathlib import Path
 import dask
 import pytest
 import torch
+from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -38,11 +39,34 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_clusters() -> Iterator[None]:
+    """Nine idle processes of clusters measure themselves with a quarter of a core; here nobody reads that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL", "1s")
+        patch.setenv("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
+        dask.config.refresh()
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _clean() -> None:
     """Lazy arrays compute on threads unless a test says otherwise; no test sees another's dask settings or weights."""
     dask.config.refresh()
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def threads() -> Iterator[Client]:
+    """A cluster in this process, of two threads, that is not the default one."""
+    with (
+        LocalCluster(
+            processes=False, n_workers=1, threads_per_worker=2, memory_limit=0,
+            dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):  # fmt: skip
+        yield client
 
 
 @pytest.fixture(scope="session")

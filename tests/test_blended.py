@@ -170,7 +170,7 @@ def check(data: st.DataObject, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_every_cut_gives_the_same_bits_and_they_are_the_definition(name: str) -> None:
-    @settings(max_examples=4, phases=FAST)
+    @settings(max_examples=2, phases=FAST)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         check(data, name)

@@ -95,7 +95,7 @@ def check(name: str, dtype: torch.dtype, tolerance: float, absolute: bool, data:
     "name", [n if i % 2 == 0 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(sorted(EXACT))]
 )
 def test_float64_equals_the_whole_volume(name: str) -> None:
-    @settings(max_examples=2, phases=FAST)
+    @settings(max_examples=1, phases=FAST)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         check(name, torch.float64, 1e-12, True, data)
@@ -126,7 +126,9 @@ def test_many_cuts_equal_the_whole_volume(name: str) -> None:
     run()
 
 
-@pytest.mark.parametrize("name", sorted(EXACT))
+@pytest.mark.parametrize(
+    "name", [n if i % 2 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(sorted(EXACT))]
+)
 def test_the_plan_chooses_numbers_that_are_exact(name: str) -> None:
     net, contract = net_of(name, torch.float64)
     entry = EXACT[name]

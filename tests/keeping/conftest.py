@@ -1,15 +1,15 @@
-"""Small volumes, and a cluster of threads that all tests share."""
+"""Small volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import chunkinfer as ci
 from chunkinfer.cli import main
@@ -17,18 +17,6 @@ from chunkinfer.cli import main
 IMAGE = np.random.default_rng(0).integers(0, 2**16, (40, 50, 60), np.uint16)
 LABELS = (np.indices((40, 50, 60)) // 8).sum(0).astype(np.uint64)
 PLACE: dict[str, Any] = {"voxel_size": (40, 4, 4), "offset": (3, 0, 5)}
-
-
-@pytest.fixture(scope="session")
-def threads() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            processes=False, n_workers=1, threads_per_worker=2, memory_limit=0,
-            dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):  # fmt: skip
-        yield client
 
 
 @pytest.fixture

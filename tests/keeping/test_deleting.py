@@ -17,9 +17,9 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError, OutputInUse, SourceError, SourceNotFound
-from chunkinfer.storage import Files, Ledger, create, erasing
-from chunkinfer.storage.urls import locate
+from chunkinfer.storage import Files, Ledger, create
 from keeping.conftest import IMAGE, PLACE, do
+from storage.crashing import a_crash_after
 from storage.holding import Holder
 
 pytestmark = pytest.mark.usefixtures("em")
@@ -115,25 +115,10 @@ def test_a_volume_that_a_run_writes_is_refused(copy: Copy) -> None:
 
 @pytest.mark.parametrize("name", ["zarr2", "precomputed", "ome-zarr", "ome-zarr-0.4"])
 @pytest.mark.parametrize("after", [1, 2, 30])
-def test_a_deletion_that_was_cut_short_is_finished(
-    copy: Copy, monkeypatch: pytest.MonkeyPatch, name: str, after: int
-) -> None:
+def test_a_deletion_that_was_cut_short_is_finished(copy: Copy, name: str, after: int) -> None:
     copy("em.npy", "out", **STORED[name], **PLACE)
-    store, left = erasing.kvstore(locate("out").kvstore), iter(range(after))
-
-    class Crashing:
-        def write(self, key: str, value: bytes | None) -> Any:
-            if value is None and next(left, None) is None:
-                raise KeyboardInterrupt
-            return store.write(key, value)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(store, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(erasing, "kvstore", lambda spec: Crashing())
-        with pytest.raises(KeyboardInterrupt):
-            ci.delete("out")
+    with a_crash_after(after):
+        ci.delete("out")
     found = ci.delete("out", leftovers=after in (2, 30))
     assert "cut short" in found.what[0]
     assert not Path("out").exists()

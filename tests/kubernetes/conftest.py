@@ -127,7 +127,7 @@ class Kubernetes:
             process.communicate(timeout=PATIENCE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
     """Without any cluster yet; its node has two GPUs and the label pool=gpu."""
     pytest.importorskip("dask_kubernetes", reason="dask-kubernetes is not installed")

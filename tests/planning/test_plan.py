@@ -149,7 +149,9 @@ def test_time_and_cost(batch: float, read: float, write: float, workers: int, ho
 # ---- memory ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("memory", ["0.8 GiB", "1 GiB", "1.5 GiB", "3 GiB"])
+@pytest.mark.parametrize(
+    "memory", ["0.8 GiB", *(pytest.param(n, marks=pytest.mark.slow) for n in ("1 GiB", "1.5 GiB")), "3 GiB"]
+)
 def test_a_plan_for_a_memory_fits_it(memory: str) -> None:
     big = np.broadcast_to(np.uint8(0), (400, 400, 400))
     net = Entry(lambda: UNet(3, ((2, 2, 2),), channels=16, n=1)).make()

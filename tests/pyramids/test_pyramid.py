@@ -231,7 +231,7 @@ pyramid(sys.argv[1], progress=False, events=[stop])
 
 
 @pytest.mark.usefixtures("_small")
-@pytest.mark.parametrize("kind", ["ome-zarr", "precomputed"])
+@pytest.mark.parametrize("kind", ["ome-zarr", pytest.param("precomputed", marks=pytest.mark.slow)])
 def test_killed_and_resumed(tmp_path: Path, threads: Client, kind: str) -> None:
     """Killed in the second pass: the levels of the first are announced, and no others."""
     array = RNG.integers(0, 255, (32, 64, 64), dtype="u1")

@@ -1,4 +1,4 @@
-"""A SLURM of two nodes with two stand-ins for GPUs each, for the whole session."""
+"""A SLURM of two nodes with two stand-ins for GPUs each, as long as its tests run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPTS = TESTS.parent / "ci" / "slurm"
 Submit = Callable[..., SLURMCluster]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Its folder; the commands of this process speak to it."""
     if shutil.which("slurmctld") is None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import DestinationError, SourceError, SourceNotFound
-from chunkinfer.storage import Files, create, erasing, guess_format, open_destination, open_source, write_unit
+from chunkinfer.storage import Files, create, guess_format, open_destination, open_source, write_unit
 from chunkinfer.storage.urls import locate
+from storage.crashing import a_crash_after
 from storage.filling import fill
 
 zarr = pytest.importorskip("zarr")
@@ -259,27 +260,12 @@ def test_credentials_in_urls_are_refused_and_not_repeated(url: str) -> None:
 
 @pytest.mark.parametrize("format", ["zarr3", "zarr2", "precomputed"])
 @pytest.mark.parametrize("after", [0, 1, 2, 4, 20, 29])
-def test_a_deletion_that_a_crash_cut_short_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, after: int
-) -> None:
+def test_a_deletion_that_a_crash_cut_short_is_finished(tmp_path: Path, format: str, after: int) -> None:
     url = tmp_path / "o"
     fill(create(url, format=format, **MADE), ARRAY)
     Files(url).write("lease.json", b"mine")
-    store, left = erasing.kvstore(locate(url).kvstore), iter(range(after))
-
-    class Crashing:
-        def write(self, key: str, value: bytes | None) -> Any:
-            if value is None and next(left, None) is None:
-                raise KeyboardInterrupt
-            return store.write(key, value)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(store, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(erasing, "kvstore", lambda spec: Crashing())
-        with pytest.raises(KeyboardInterrupt):
-            create(url, format=format, **MADE, overwrite=True)
+    with a_crash_after(after):
+        create(url, format=format, **MADE, overwrite=True)
     assert Files(url).read("lease.json") == b"mine"
     create(url, format=format, **MADE, overwrite=True)
     assert Files(url).read("lease.json") == b"mine"
