@@ -19,7 +19,7 @@ from dask.base import tokenize
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer.blockwise import origin_of
+from chunkinfer.blockwise import must_exchange, origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.models.trace import Trace, trace
@@ -467,3 +467,14 @@ def test_a_part_of_a_petavoxel_opens_at_once(tmp_path: Path) -> None:
 def test_as_volume_takes_a_volume_of_every_kind(stored: Path) -> None:
     for given in (stored, str(stored), ci.open_volume(stored), voxels(), da.from_array(voxels())):
         assert as_volume(given).space_shape == SHAPE
+
+
+def test_a_large_array_in_memory_stays_whole() -> None:
+    """dask would cut it at 128 MiB, and carry a part in every task."""
+    array = np.zeros((150, 1024, 1024), "u1")
+    for volume in (array, xr.DataArray(array, dims=("z", "y", "x"))):
+        lazy = as_volume(volume).array
+        assert lazy.numblocks != (1, 1, 1)
+        assert not must_exchange(lazy)
+        assert isinstance(origin_of(lazy), np.ndarray)
+        assert type(lazy[:1, :2, :3].compute()) is np.ndarray

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 import dask.array as da
+import numpy as np
 from dask.base import tokenize
 
 from chunkinfer.blockwise import (
@@ -343,7 +344,9 @@ class _Saving:
         itemsize = self.array.dtype.itemsize
         unit, block = copy_block(self.url, self.format, self.array.shape, self.volume.dims, itemsize, self.asked, own)
         whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, self.array.shape, strict=True))
-        self.fused = regular and whole and prod(own) * itemsize >= WORTH_A_TASK
+        # What lies in memory here travels once, not with each task.
+        here = isinstance(origin_of(self.array), np.ndarray)
+        self.fused = regular and whole and not here and prod(own) * itemsize >= WORTH_A_TASK
         return tuple(own) if self.fused else block
 
     def _layout(self) -> dict[str, Any]:

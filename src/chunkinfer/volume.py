@@ -231,7 +231,7 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
         array = volume
     elif hasattr(volume, "shape") and hasattr(volume, "dtype") and hasattr(volume, "__getitem__"):
         module = type(volume).__module__.partition(".")[0]
-        array = da.from_zarr(volume) if module == "zarr" else da.from_array(volume)
+        array = da.from_zarr(volume) if module == "zarr" else _lazy(volume)
     else:
         raise VolumeError(
             f"A {type(volume).__name__} is no volume.",
@@ -249,6 +249,21 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
     dims = ("c",) * (array.ndim - count) + space
     frame = Frame(space, dict.fromkeys(space, 1.0), dict.fromkeys(space, 0.0))
     return Volume(array, dims, frame, labelled=False, attrs={})
+
+
+class _Whole(np.ndarray[Any, Any]):
+    """An array in memory that dask leaves whole: it cuts others when it sees them, and then each block's task carries
+    its part, instead of one copy for each worker."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.view(np.ndarray)[key]
+
+
+def _lazy(array: Any) -> da.Array:
+    """An array that is read by boxes, as a dask array."""
+    meta = np.empty((0,) * array.ndim, array.dtype)
+    lazy: da.Array = da.from_array(array.view(_Whole) if type(array) is np.ndarray else array, meta=meta)
+    return lazy
 
 
 def _check_voxels(volume: Any, names: tuple[str, ...]) -> None:
@@ -297,7 +312,7 @@ def _from_dataarray(volume: xr.DataArray) -> Volume:
         (str(volume.coords[d].attrs["units"]) for d in space if "units" in getattr(volume.coords.get(d), "attrs", {})),
         "",
     )
-    array = volume.data if isinstance(volume.data, da.Array) else da.from_array(volume.data)
+    array = volume.data if isinstance(volume.data, da.Array) else _lazy(volume.data)
     attrs = {str(k): v for k, v in volume.attrs.items() if k not in ("voxel_size", "unit")}
     channel = volume.coords["c"].values if "c" in volume.coords and "c" in order else None
     return Volume(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from chunkinfer.storage.disk import write_files
 from chunkinfer.storage.store import kvstore
+from chunkinfer.storage.urls import safe_name
 
 PENDING = 64
 """Chunks that are on their way to the store at a time: each is in memory as long."""
@@ -64,6 +65,7 @@ class Chunks:
 
     def write(self, dims: Sequence[str], index: Sequence[slice], array: NDArray[Any]) -> None:
         """Write a box of whole chunks, durable when this returns."""
+        safe_name(f"scales/{self.folder}")  # what an ``info`` names must not lead elsewhere
         contents = ((self.name(cell), content) for cell, content in self.encoded(dims, index, array))
         if self.files["driver"] == "file":
             write_files(self.files["path"], contents)
@@ -84,10 +86,10 @@ class Chunks:
         voxels = np.expand_dims(array.transpose([dims.index(dim) for dim in "czyx" if dim in dims]), absent)
         encode, chunk = self._encoder(index, array, voxels), self.chunk[::-1]
         first = dict(zip(dims, (part.start for part in index), strict=True))
-        for start in itertools.product(*(range(0, n, c) for n, c in zip(voxels.shape[1:], chunk, strict=True))):
-            x, y, z = ((first.get(d, 0) + a) // c for d, a, c in zip("xyz", start[::-1], self.chunk, strict=True))
-            shape = tuple(min(c, n - a) for c, n, a in zip(chunk, voxels.shape[1:], start, strict=True))
-            yield (x, y, z), encode(Place((x, y, z), start, shape))
+        for z, y, x in itertools.product(*(range(0, n, c) for n, c in zip(voxels.shape[1:], chunk, strict=True))):
+            i, j, k = ((first.get(d, 0) + a) // c for d, a, c in zip("xyz", (x, y, z), self.chunk, strict=True))
+            depth, height, width = (min(c, n - a) for c, n, a in zip(chunk, voxels.shape[1:], (z, y, x), strict=True))
+            yield (i, j, k), encode(Place((i, j, k), (z, y, x), (depth, height, width)))
 
     def _encoder(self, index: Sequence[slice], array: NDArray[Any], voxels: NDArray[Any]) -> Encoder:
         """For chunks of a box of the volume: ``array`` along its own axes, ``voxels`` as (c, z, y, x)."""
