@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import MissingExtra
+from chunkinfer.viewers import browser
 
 KEPT = Path(__file__).parent.parent / "build" / "artifacts"
 """Where the last screenshot stays, to be looked at."""
@@ -53,3 +55,42 @@ def test_sections_of_fib25_to_affinities_in_a_browser(fib25: Path, real_models: 
     assert colourful(tmp_path / "coloured.png") > colourful(tmp_path / "grey.png") + 2000
     KEPT.mkdir(parents=True, exist_ok=True)
     shutil.copy(tmp_path / "coloured.png", KEPT / "workflow.png")
+
+
+@pytest.mark.slow
+def test_sections_of_fib25_to_meshes_in_a_browser(fib25: Path, real_models: Path, tmp_path: Path) -> None:
+    """One command; the second one is the score."""
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("zmesh")
+    try:
+        browser.found(None)
+    except MissingExtra as absent:
+        pytest.skip(str(absent))
+    box = (slice(0, 96), slice(0, 160), slice(0, 160))
+    (tmp_path / "sections").mkdir()
+    for z, section in enumerate(np.load(fib25 / "sample2_image.npy")[box]):
+        image.fromarray(section).save(tmp_path / "sections" / f"z{z:04d}.png")
+    truth = np.load(fib25 / "sample2_labels_z000_180.npz")["labels"][box]
+    stated = ci.open_volume(str(tmp_path / "sections" / "*.png"), voxel_size=(10, 10, 10))
+    ci.save(stated.copy(data=truth).astype("uint64"), tmp_path / "truth.precomputed", progress=False)
+    words = (
+        "open sections/*.png --voxel-size 10,10,10 --as image normalize --range 0 255 infer MODEL segment "
+        "save objects.precomputed --pyramid mesh objects.precomputed "
+        "open objects.precomputed view --other image --screenshot objects.png"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for command in (words.replace("MODEL", str(real_models / "fib25_affinity.pt2")),
+                    "evaluate objects.precomputed truth.precomputed --json"):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "chunkinfer.cli", *command.split()],
+            cwd=tmp_path, check=True, env=environment, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    scores = json.loads(done.stdout)
+    assert scores["rand_error"] < 0.25
+    objects = ci.open_volume(tmp_path / "objects.precomputed")
+    assert ci.open_volume(tmp_path / "objects.precomputed", level=1).shape == tuple(n // 2 for n in objects.shape)
+    meshes = list((tmp_path / "objects.precomputed" / "mesh").glob("*:0"))
+    assert len(meshes) == len(np.unique(objects.values)) - 1
+    assert colourful(tmp_path / "objects.png") > 100_000  # sections and three dimensions
+    KEPT.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tmp_path / "objects.png", KEPT / "objects.png")

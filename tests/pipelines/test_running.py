@@ -232,7 +232,7 @@ def test_a_chain_is_viewed() -> None:
     viewed, report = chain(words).run(progress=False)
     assert isinstance(viewed, View)
     with viewed:
-        assert [layer["name"] for layer in viewed.state["layers"]] == ["affinities", "em"]
+        assert [layer["name"] for layer in viewed.state["layers"]] == ["image", "affinities"]
     assert report.blocks >= 1  # type: ignore[union-attr]
     failing = "open em.zarr view open tissue.zarr apply own:smoothed save t2.zarr"
     stopped: list[View] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import AmbiguousSource, MissingExtra, SourceError, SourceNotFound
-from chunkinfer.storage import open_source, tiff
+from chunkinfer.storage import flat, open_source, tiff
 from storage.comparing import assert_same, keys
 from storage.written import COLOUR, FILES, GREY, RNG, h5
 
@@ -289,3 +290,33 @@ def test_an_unknown_suffix(tmp_path: Path) -> None:
     (tmp_path / "a.dm3").write_bytes(b"1234")
     with pytest.raises(SourceError, match=r"ends in .*\.tif.*\.png"):
         open_source(tmp_path / "a.dm3")
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 12)] * 4),
+    order=st.sampled_from("CF"),
+    run=st.sampled_from([1, 64, 1 << 18]),
+    data=st.data(),
+)
+def test_any_box_of_a_flat_file(
+    tmp_path_factory: Any, shape: tuple[int, ...], order: str, run: int, data: st.DataObject
+) -> None:
+    """In long runs it is read, in short ones it is mapped."""
+    path = tmp_path_factory.mktemp("flat") / "a.npy"
+    array = np.asarray(np.arange(np.prod(shape), dtype="u2").reshape(shape), order=order)
+    np.save(path, array)
+    ends = [sorted(data.draw(st.tuples(*[st.integers(0, n)] * 2))) for n in shape]
+    box = tuple(slice(a, b) for a, b in ends)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat, "RUN", run)
+        assert np.array_equal(open_source(path)[box], array[box])
+
+
+def test_a_flat_file_that_was_cut_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "RUN", 1)
+    np.save(tmp_path / "a.npy", np.ones((8, 8, 8)))
+    source = open_source(tmp_path / "a.npy")
+    source[0:1]
+    os.truncate(tmp_path / "a.npy", 1000)
+    with pytest.raises(SourceError, match="ends before byte"):
+        source[:]

@@ -34,10 +34,21 @@ class Written:
 
 
 class Reads(Protocol):
-    """What gives the voxels of any box, such as a `Reader`."""
+    """What gives the voxels of any box, such as a `Reader`, or whatever is made of them."""
 
-    def read(self, box: Box) -> NDArray[Any]:
-        """The voxels of a box over all axes of the array."""
+    def read(self, box: Box) -> Any:
+        """What a box over all axes of the array becomes."""
+
+
+class Writes(Protocol):
+    """What keeps the result of a block, such as a `Store`."""
+
+    @property
+    def grid(self) -> BlockGrid:
+        """The blocks."""
+
+    def write(self, box: Box, block: Any) -> Written:
+        """Keep what was made of a block of the grid; durable when this returns."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,8 @@ def copy_blocks(volume: Payload, store: Payload, name: str) -> da.Array:
 
 
 def _one_per_block(store: Payload) -> dict[str, Any]:
-    grid: BlockGrid = store.open().grid
+    target: Writes = store.open()
+    grid = target.grid
     return {
         "chunks": tuple((1,) * n for n in grid.counts),
         "dtype": np.uint8,
@@ -123,7 +135,7 @@ def _write(block: NDArray[Any], store: Payload, block_id: tuple[int, ...] = ()) 
 
 
 def _copy(volume: Payload, store: Payload, block_id: tuple[int, ...] = ()) -> Written:
-    target: Store = store.open()
+    target: Writes = store.open()
     reader: Reads = volume.open()
     box = target.grid.box(block_id)
     return target.write(box, reader.read(box))

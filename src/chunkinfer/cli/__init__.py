@@ -7,6 +7,8 @@ runs           infer, plan, field, demo
 chains         open, run, operators: chains of steps
 checks         audit, status, verify
 stored         copy, delete, info, pyramid
+objects        segment, evaluate, statistics, contacts, majority
+shapes         mesh
 looking        view, show, thumbnails
 options        what commands share: types of parameters, groups of options
 =============  ===================================================================
@@ -21,7 +23,7 @@ import sys
 
 import click
 
-from chunkinfer.cli import chains, checks, looking, runs, stored
+from chunkinfer.cli import chains, checks, looking, objects, runs, shapes, stored
 from chunkinfer.errors import ChunkinferError, RunPaused
 
 COMMANDS = (
@@ -29,6 +31,8 @@ COMMANDS = (
     chains.open_, chains.run_file, chains.operators,
     checks.audit, checks.status, checks.verify,
     stored.copy, stored.delete, stored.info, stored.pyramid,
+    objects.segment, objects.evaluate, objects.statistics, objects.contacts, objects.majority,
+    shapes.mesh,
     looking.view, looking.show, looking.thumbnails,
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from chunkinfer.inference import infer
 from chunkinfer.operators import OPERATORS, apply
 from chunkinfer.operators.applying import imported
 from chunkinfer.pipelines.looking import show, view
+from chunkinfer.pipelines.objects import OBJECTS, mesh
 from chunkinfer.pipelines.parameters import Parameter
 from chunkinfer.saving import save
 from chunkinfer.volume import open_volume
@@ -24,7 +25,7 @@ GROUP = "chunkinfer.operators"
 """The entry points of installed packages that are operators."""
 
 _OF_THE_RUN = ("client", "progress", "events")
-"""Parameters of `save` that no step holds: where and how it runs is said for the whole chain."""
+"""Parameters that no step holds: where and how it runs is said for the whole chain."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Command:
 
 @cache
 def commands(plugins: tuple[str, ...] = ()) -> Mapping[str, Command]:
-    """Every command by its name: open, the operators, infer, save, show, view, those of installed packages, plugins.
+    """Every command by its name: open, the operators, infer, what makes objects, save, show, view, those of installed
+    packages, plugins.
 
     Parameters
     ----------
@@ -122,7 +124,8 @@ def commands(plugins: tuple[str, ...] = ()) -> Mapping[str, Command]:
         A plugin, or an installed package's operator, cannot be imported.
     """
     functions: dict[str, Callable[..., Any]] = {
-        "open": open_volume, **OPERATORS, "infer": infer, "save": save, "show": show, "view": view
+        "open": open_volume, **OPERATORS, "infer": infer, **OBJECTS, "save": save, "mesh": mesh,
+        "show": show, "view": view,
     }  # fmt: skip
     for entry in entry_points(group=GROUP):
         functions.setdefault(entry.name, _operator(imported(entry.value)))

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dask.base import tokenize
+
+from chunkinfer.blockwise import origin_of
 from chunkinfer.errors import PipelineError
 from chunkinfer.saving import check_save
+from chunkinfer.storage import Source
 from chunkinfer.viewers import slices, viewing
 from chunkinfer.viewers.colours import kind_of
 from chunkinfer.viewers.levels import channels_of
 from chunkinfer.viewers.picture import Picture
 from chunkinfer.viewers.viewing import View
-from chunkinfer.volume import as_volume
+from chunkinfer.volume import Volume, as_volume
 
 
 def show(volume: Any, out: str, *, position: Sequence[float] | None = None, kind: str | None = None) -> Picture:
@@ -70,13 +74,29 @@ def view(
     """
     check_picture(volume, screenshot, kind)
     about = as_volume(volume)
-    named = {kind_of(about.array.dtype, channels_of(about), kind): volume}
+    named: dict[str, Any] = {_kind(about, kind): _where_stored(about) or volume}
+    if other is not None:  # drawn in this order: an image would hide what was found in it
+        what = _kind(as_volume(other))
+        named["layers" if what in named else what] = other
     shades = None if contrast is None else (contrast[0], contrast[1])
-    shown = viewing.view(layers=other, position=position, contrast=shades, layout=layout, port=port, **named)
+    shown = viewing.view(position=position, contrast=shades, layout=layout, port=port, **named)
     if screenshot is None:
         return shown
     with shown:
         return shown.screenshot(screenshot, size=(size[0], size[1]))
+
+
+def _kind(volume: Volume, kind: str | None = None) -> str:
+    return kind_of(volume.array.dtype, channels_of(volume), kind)
+
+
+def _where_stored(volume: Volume) -> str | None:
+    """The URL of a volume that is as it is stored: Neuroglancer finds levels and meshes there."""
+    origin = origin_of(volume.array)
+    if not isinstance(origin, Source):
+        return None
+    whole = as_volume(origin.url)
+    return origin.url if tokenize(origin_of(whole.array)) == tokenize(origin) and whole.frame == volume.frame else None
 
 
 def check_picture(volume: Any, out: str | None, kind: str | None) -> None:
@@ -90,7 +110,7 @@ def check_picture(volume: Any, out: str | None, kind: str | None) -> None:
         The volume cannot be shown as such a kind.
     """
     about = as_volume(volume)
-    kind_of(about.array.dtype, channels_of(about), kind)
+    _kind(about, kind)
     if out is not None and not out.lower().endswith(".png"):
         better = f"{out.rpartition('.')[0] or out}.png"
         raise PipelineError(f"{out} does not end in .png.", "Pictures are written as PNG.", [f"call it {better}"])
@@ -98,6 +118,7 @@ def check_picture(volume: Any, out: str | None, kind: str | None) -> None:
 
 CHECKS: dict[str, Callable[..., None]] = {
     "save": check_save,
+    "mesh": lambda volume, **_: None,
     "show": lambda volume, out, kind=None, **_: check_picture(volume, out, kind),
     "view": lambda volume, screenshot=None, kind=None, **_: check_picture(volume, screenshot, kind),
 }

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 
@@ -16,13 +16,13 @@ from chunkinfer.blockwise.derived import Derived
 from chunkinfer.errors import ChunkinferError, PipelineError
 from chunkinfer.geometry import Box
 from chunkinfer.operators import OPERATORS
-from chunkinfer.pipelines import files, words
+from chunkinfer.pipelines import files, objects, words
 from chunkinfer.pipelines.commands import Command, command, command_name, commands
 from chunkinfer.pipelines.looking import CHECKS
+from chunkinfer.pipelines.objects import OBJECTS
 from chunkinfer.pipelines.parameters import VOLUMES
 from chunkinfer.pipelines.steps import Step
 from chunkinfer.reports import RunReport
-from chunkinfer.saving import save
 from chunkinfer.storage import Files
 from chunkinfer.storage.urls import FORMAT_PREFIXES
 from chunkinfer.viewers.picture import Picture
@@ -30,11 +30,17 @@ from chunkinfer.viewers.viewing import View
 from chunkinfer.volume import Volume, as_volume
 from chunkinfer.watching.redacting import redacted
 
+if TYPE_CHECKING:
+    from chunkinfer.meshes import MeshReport
+
 PROVENANCE = "pipeline.yaml"
 """Beside an output, in its folder ``.chunkinfer``."""
 
 PLACES = ("url", "model")
 """Parameters that are paths or URLs, besides the second volumes."""
+
+STORING = ("save", "mesh")
+"""Steps that write blocks, where and how the chain runs."""
 
 MEASURED: dict[str, Callable[[Any], bool]] = {
     "calibrate": bool,
@@ -159,7 +165,7 @@ class Pipeline:
 
     def run(
         self, *, client: Any = None, progress: bool | None = None, events: Sequence[Any] = ()
-    ) -> list[RunReport | Picture | View]:
+    ) -> list[RunReport | MeshReport | Picture | View]:
         """Compute and store what each `save` step is given, and draw or serve what `show` and `view` are, in order.
 
         The steps that lead to an output are written beside it, as ``.chunkinfer/pipeline.yaml``, without credentials.
@@ -172,8 +178,8 @@ class Pipeline:
 
         Returns
         -------
-        list of RunReport, Picture or View
-            One for each `save`, `show` and `view`. A View is served until its ``close()``.
+        list of RunReport, MeshReport, Picture or View
+            One for each `save`, `mesh`, `show` and `view`. A View is served until its ``close()``.
 
         Raises
         ------
@@ -192,17 +198,17 @@ class Pipeline:
         if ends > 1 or any(_declared(step)[1] for step in self.steps):
             with suppress(_NotStored):  # what is wrong further on is found before anything is computed
                 self.plan()
-        made: list[RunReport | Picture | View] = []
+        made: list[RunReport | MeshReport | Picture | View] = []
+        how = {"client": client, "progress": progress, "events": events}
         with ExitStack() as opened:
-            for number, (step, volume, _, given) in enumerate(self._volumes(stored=True)):
+            for number, (step, volume, _, given) in enumerate(self._volumes(stored=True, how=how)):
                 if step.command not in CHECKS:
                     continue
                 with _in_step(number, self._line(step)):
+                    where = how if step.command in STORING else {}
+                    made.append(self._table[step.command].function(volume, **where, **given))
                     if step.command == "save":
-                        made.append(save(volume, client=client, progress=progress, events=events, **given))
                         Files(given["url"]).write(PROVENANCE, self.provenance(number).encode())
-                    else:
-                        made.append(self._table[step.command].function(volume, **given))
                 if isinstance(made[-1], View):
                     opened.callback(made[-1].close)
             opened.pop_all()  # views stay open, unless a later step failed
@@ -263,12 +269,13 @@ class Pipeline:
             yield replace(step, parameters=values)
 
     def _volumes(
-        self, declared: bool = False, stored: bool = False
+        self, declared: bool = False, stored: bool = False, how: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[Step, Any, list[str], dict[str, Any]]]:
         """Each step with its lazy volume, notes on what that leaves open, and what its function is called with.
 
         With ``declared``, what a step's call would compute is left out. With ``stored``, whoever iterates saves; so a
-        later step that names the URL finds it there; otherwise it is given what would have been saved.
+        later step that names the URL finds it there; otherwise it is given what would have been saved. ``how`` is
+        where steps run that compute when they are reached.
         """
         named: dict[str, Any] = {}
         saved: dict[str, Any] = {}
@@ -283,6 +290,9 @@ class Pipeline:
                     saved |= {} if stored or step.command != "save" else {_absolute(given["url"]): volume}
                 elif step.command == "open":
                     volume = _saved(saved, given) if _absolute(given["url"]) in saved else function(**given)
+                elif step.command in OBJECTS:
+                    volume = objects.declared(volume) if declared else function(volume, **(how or {}), **given)
+                    notes += ["objects: found by passes over the volume"] * declared
                 else:
                     if declared and step.command in OPERATORS and (halo := _halo(function(_stand_in(volume), **given))):
                         notes.append(f"halo: {halo}")

@@ -1,9 +1,11 @@
-"""Flat arrays: uncompressed, from one place in a file on. Local ones are memory-mapped, others read by rows."""
+"""Flat arrays: uncompressed, from one place in a file on. Local ones are read or memory-mapped, others read by rows."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 
 from chunkinfer.storage.ranges import Stored, content_of
 from chunkinfer.storage.store import kvstore
+
+RUN = 1 << 18
+"""Bytes in a row of a file from which on they are read, because a map costs a page fault for each 4 KiB."""
 
 SIDE = 64
 """Voxels per axis of what counts as a chunk, where the file has none."""
@@ -45,13 +50,41 @@ class Flat:
         self.mapped: NDArray[Any] | None = None
         if self.place["driver"] == "file":
             self.mapped = np.memmap(self.place["path"], self.dtype, "r", self.offset, self.shape, spec["order"])
+            self.file = os.open(self.place["path"], os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            weakref.finalize(self, os.close, self.file)
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         if self.mapped is not None:
-            return np.asarray(self.mapped[index])
+            if self.fortran:
+                return self._local(self.mapped.T, index[::-1]).T
+            return self._local(self.mapped, index)
         if self.fortran:
             return _rows(self.place, self.offset, self.shape[::-1], self.dtype, index[::-1]).T
         return _rows(self.place, self.offset, self.shape, self.dtype, index)
+
+    def _local(self, mapped: NDArray[Any], index: tuple[slice, ...]) -> NDArray[Any]:
+        """A box of the array in C order: read where it lies in long runs, else a view of the map."""
+        shape = mapped.shape
+        axis = len(shape) - 1
+        while axis > 0 and index[axis] == slice(0, shape[axis]):
+            axis -= 1
+        sizes = tuple(part.stop - part.start for part in index)
+        run = math.prod(sizes[axis:]) * self.dtype.itemsize
+        if run < RUN or not hasattr(os, "preadv"):
+            return np.asarray(mapped[index])
+        box = np.empty(sizes, self.dtype)
+        room = box.reshape(-1).view(np.uint8).data
+        places = itertools.product(*(range(part.start, part.stop) for part in index[:axis]))
+        for start, lead in zip(range(0, len(room), run), places, strict=True):
+            at = (*lead, index[axis].start, *(0,) * (len(shape) - axis - 1))
+            place = self.offset + int(np.ravel_multi_index(at, shape)) * self.dtype.itemsize
+            done = 0
+            while done < run:
+                read = os.preadv(self.file, [room[start + done : start + run]], place + done)
+                if not read:
+                    raise OSError(f"DATA_LOSS: {self.place['path']} ends before byte {place + run}")
+                done += read
+        return box
 
 
 def _rows(

@@ -115,6 +115,10 @@ class Image:
         """Let readers know of these levels, and of no others."""
         raise NotImplementedError
 
+    def describe(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change the metadata in what voxels do not depend on: the volume stays the same source."""
+        raise NotImplementedError
+
     def _rewrite(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
         """Change a metadata object as a whole, unless it is as it should be."""
         store = kvstore(self.location.kvstore)
@@ -219,6 +223,9 @@ class _Volume(Image):
         def change(info: dict[str, Any]) -> None:
             info["scales"] = [info["scales"][0], *scales]
 
+        self.describe(change)
+
+    def describe(self, change: Callable[[dict[str, Any]], None]) -> None:
         before = look(self.location)
         self._rewrite(precomputed.MARKER, change)
         after = look(self.location)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from chunkinfer.errors import VolumeError
+from chunkinfer.meshes.places import meshed
 from chunkinfer.storage import Source, locate, ome
 from chunkinfer.storage.axes import recognise
 from chunkinfer.storage.opening import describe_zarr
@@ -36,6 +37,9 @@ void main() {
   emitGrayscale(contrast());
 }
 """
+
+SEGMENTS = 1000
+"""Objects whose meshes are shown where nobody chose some."""
 
 HEAT = """#uicontrol invlerp contrast
 void main() {
@@ -190,11 +194,14 @@ def remote_url(url: str) -> str:
 # ---- the state --------------------------------------------------------------------------------------------------
 
 
-def layer_state(layer: Layer, source: dict[str, Any], contrast: tuple[float, float] | None) -> dict[str, Any]:
-    """A layer in Neuroglancer's words."""
+def layer_state(
+    layer: Layer, source: dict[str, Any], contrast: tuple[float, float] | None, segments: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """A layer in Neuroglancer's words; ``segments`` are shown, with their meshes, or all that have some."""
     state: dict[str, Any] = {"name": layer.name, "source": source}
     if layer.kind == "segmentation":
-        return {**state, "type": "segmentation", "selectedAlpha": 0.4, "segments": []}
+        chosen = _meshed(layer) if segments is None else segments
+        return {**state, "type": "segmentation", "selectedAlpha": 0.4, "segments": [str(i) for i in chosen]}
     channels = channels_of(layer.volume)
     if "c'" in source.get("transform", {}).get("outputDimensions", {}):  # one at a time, the first to begin with
         channels = 1
@@ -206,6 +213,12 @@ def layer_state(layer: Layer, source: dict[str, Any], contrast: tuple[float, flo
         whole = layer.volume.array.dtype.kind in "iu"
         state["shaderControls"] = {"contrast": {"range": [round(v) if whole else v for v in contrast]}}
     return state
+
+
+def _meshed(layer: Layer) -> list[int]:
+    if layer.stored is None or layer.stored.source.format != "precomputed":
+        return []
+    return meshed(layer.stored.source.url, SEGMENTS)
 
 
 def view_state(

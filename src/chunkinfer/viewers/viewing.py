@@ -118,6 +118,7 @@ def view(
     layers: Any = None,
     position: Sequence[float] | None = None,
     contrast: tuple[float, float] | None = None,
+    segments: Sequence[int] | None = None,
     layout: str = "4panel",
     reader: str = "browser",
     host: str = "127.0.0.1",
@@ -140,6 +141,9 @@ def view(
         (z, y, x) to look at, in voxels of the first layer and of its coordinate system; by default its middle.
     contrast
         Values of images that are black and white; by default half a percent of a section is darker and brighter.
+    segments
+        Labels of the objects to show in segmentations; by default all, and of a stored segmentation with meshes the
+        first thousand that have one.
     layout
         Neuroglancer's: ``"4panel"``, ``"xy"``, ``"xz"``, ``"yz"``, ``"3d"``, ``"xy-3d"``, ...
     reader
@@ -172,7 +176,7 @@ def view(
     try:
         made = viewer(server)
         states = [
-            layer_state(layer, _source(layer, reader, server, stores, made), shades)
+            layer_state(layer, _source(layer, reader, server, stores, made), shades, segments)
             for layer, shades in zip(shown, ranges, strict=True)
         ]
         made.set_state(view_state(shown, states, position, layout))

@@ -1,0 +1,276 @@
+"""mesh: Neuroglancer meshes of the objects of a label volume."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkinfer.blockwise import Lease, Reader, check_reads, origin_of
+from chunkinfer.errors import PlanError, VolumeError
+from chunkinfer.events import Subscriber
+from chunkinfer.geometry import BlockGrid
+from chunkinfer.meshes import formats
+from chunkinfer.meshes.marching import March
+from chunkinfer.meshes.places import MESH, Place, place_of
+from chunkinfer.meshes.stitching import Stitch, buckets
+from chunkinfer.meshes.surfaces import require
+from chunkinfer.passes import run_pass
+from chunkinfer.planning.forms import per_axis
+from chunkinfer.reports import RunReport, versions
+from chunkinfer.storage import Files, Ledger, Source
+from chunkinfer.storage.files import FOLDER
+from chunkinfer.storage.placement import nanometres
+from chunkinfer.volume import Volume, as_volume, describe_source
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VOXELS = 2**23
+"""Of a block, about. Its task takes 30 bytes a voxel on labels of neurites, of eight bytes each; 300 on pure noise."""
+
+LONGEST = 2**14
+"""Voxels of a block along an axis, at most: half voxels are kept in 16 bits."""
+
+COLUMNS = ("label", "marched", "triangles", "volume", "bytes")
+
+
+@dataclass(frozen=True)
+class MeshReport:
+    """What `mesh` made; printed, a few lines."""
+
+    url: str
+    """Where the meshes are: what Neuroglancer opens."""
+    format: str
+    objects: dict[str, NDArray[Any]]
+    """Of each object: ``label``, ``triangles``, how many were ``marched`` before simplification, the ``volume`` that
+    they enclose in nm^3, and ``bytes`` stored."""
+    blocks: RunReport
+    """How the pass over the blocks went."""
+    buckets: RunReport
+    """How the pass over the objects went."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this run."""
+        return self.blocks.seconds + self.buckets.seconds
+
+    def frame(self) -> pd.DataFrame:
+        """The objects as a table, a row each."""
+        import pandas as pd
+
+        return pd.DataFrame(self.objects)
+
+    def __str__(self) -> str:
+        total = {name: int(self.objects[name].sum()) for name in ("triangles", "marched", "bytes")}
+        rows = [
+            ("meshes", f"{len(self.objects['label']):,} objects at {self.url} ({self.format})"),
+            ("size", f"{total['triangles']:,} triangles of {total['marched']:,}, {total['bytes'] / 1e6:.1f} MB"),
+            ("time", f"{self.blocks.seconds:.1f} s for {self.blocks.blocks} blocks, "
+                     f"{self.buckets.seconds:.1f} s for the objects"),
+        ]  # fmt: skip
+        return "\n".join(f"{name + ':':<8}{value}" for name, value in rows)
+
+    __repr__ = __str__
+
+
+def mesh(
+    labels: Any,
+    url: Any,
+    *,
+    ids: Sequence[int] | None = None,
+    simplify: float = 100,
+    max_error: float | None = None,
+    format: str = "legacy",
+    sharded: bool = False,
+    block: int | Sequence[int] | None = None,
+    overwrite: bool = False,
+    client: Any = None,
+    progress: bool | None = None,
+    events: Sequence[Subscriber] = (),
+) -> MeshReport:
+    """Make Neuroglancer meshes of the objects of a label volume.
+
+    Surfaces are marched block by block and put together object by object. They are closed, at the volume's faces too,
+    and the same for every cut into blocks. Run again after a crash, the same call does what is missing. Meshes are
+    announced in the segmentation's metadata when they are complete.
+
+    Parameters
+    ----------
+    labels
+        (z, y, x), unsigned integers: a DataArray, dask, zarr or numpy array, or a URL. 0 is background.
+    url
+        Of a precomputed segmentation, whose ``mesh`` folder they go to, or of a folder of their own.
+    ids
+        Labels of the objects that are wanted; by default all.
+    simplify
+        One of so many triangles is enough; 1 keeps all.
+    max_error
+        Nanometres by which a simplified surface may lie beside the marched one, as root of the mean square; by default
+        half the mean edge of a voxel. Simplification ends where either is reached. The volume stays.
+    format
+        "legacy" (one mesh per object) or "multires" (levels of detail, in pieces, compressed by Draco).
+    sharded
+        Store many objects together; "multires" only.
+    block
+        Voxels that a task marches over, (z, y, x); by default about 2^23.
+    overwrite
+        Delete the meshes that are there and start anew.
+    client
+        The `distributed.Client` to run on.
+    progress
+        Show a progress bar; by default in terminals and notebooks.
+    events
+        Called with every `chunkinfer.events.Event` of the run.
+
+    Returns
+    -------
+    MeshReport
+        What was made, with a table of the objects.
+
+    Raises
+    ------
+    MissingExtra
+        zmesh, or for "multires" DracoPy, is not installed.
+    VolumeError
+        These are no labels in three dimensions.
+    PlanError
+        Arguments that make no sense.
+    DestinationError
+        The place cannot take meshes, or has some.
+    SettingsDiffer
+        Another call with other settings began there; shows both.
+    OutputInUse
+        Another run writes there at this moment.
+    RunError, RunPaused
+        As for `save`.
+    """
+    run = _Meshing(as_volume(labels), url, ids, simplify, max_error, format, sharded, block)
+    with Lease(Files(run.place.url)) as lease:
+        run.settle(overwrite)
+        return run(client=client, progress=progress, events=events, lease=lease)
+
+
+class _Meshing:
+    """One run of one volume to one place."""
+
+    def __init__(
+        self, volume: Volume, url: Any, ids: Any, simplify: float, max_error: float | None, format: str, sharded: bool,
+        block: Any,
+    ) -> None:  # fmt: skip
+        _check(volume, simplify, max_error, format, sharded)
+        require()
+        if format == "multires":
+            formats.require_draco()
+        self.place: Place = place_of(url)
+        self.volume, self.format, self.sharded = volume, format, sharded
+        self.ids = None if ids is None else np.unique(np.asarray(ids, np.uint64))
+        size = nanometres(volume.frame.voxel_size, volume.frame.unit)
+        self.voxel = (size["z"], size["y"], size["x"])
+        self.offset = tuple(volume.frame.origin[d] for d in "zyx")
+        self.simplify = float(simplify)
+        self.max_error = prod(self.voxel) ** (1 / 3) / 2 if max_error is None else float(max_error)
+        shape = volume.array.shape
+        asked = per_axis("block", block, volume.dims, 1)
+        sizes = [given or chosen for given, chosen in zip(asked, _block(volume), strict=True)]
+        self.grid = BlockGrid.regular(shape, [min(b, n, LONGEST) for b, n in zip(sizes, shape, strict=True)])
+
+    def settle(self, overwrite: bool) -> None:
+        """Make room, or find that an earlier run goes on; the caller holds the lease."""
+        if overwrite:
+            self.place.clear()
+        if Ledger(Files(self.place.url, f"{FOLDER}/{MESH}-blocks")).header() is None:
+            self.place.check_empty(cleared=overwrite)
+
+    def __call__(self, **how: Any) -> MeshReport:
+        """Do what is missing."""
+        place, url = self.place, self.place.url
+        source = origin_of(self.volume.array)
+        check_reads(source, self.grid.sample())
+        surfaces, lists = place.kept("surfaces"), place.kept("lists")
+        chosen = None if self.ids is None else hashlib.blake2b(self.ids.tobytes(), digest_size=8).hexdigest()
+        # What is stored has a digest; another array has the name that dask gave its computation.
+        named = {} if isinstance(source, Source) else {"computation": self.volume.array.name}
+        about = {"labels": {**describe_source(self.volume), **named}, "ids": chosen}
+        march = March(Reader(source, channels=False), self.grid, self.ids, surfaces)
+        tables, blocks = run_pass(url, f"{MESH}-blocks", self.grid, march, {**about, "versions": versions()}, **how)
+
+        rows, shard_bits, minishard_bits = buckets(tables, self.sharded)
+        sharding = formats.sharding(shard_bits, minishard_bits) if self.sharded else None
+        settings = {
+            "format": self.format, "simplify": self.simplify, "max_error": self.max_error, "sharding": sharding,
+            "voxel": self.voxel, "offset": self.offset,
+        }  # fmt: skip
+        stitch = Stitch(
+            surfaces, lists, place.folder, self.format, self.voxel, self.offset, self.simplify, self.max_error,  # type: ignore[arg-type]
+            shard_bits if self.sharded else None, minishard_bits,
+        )  # fmt: skip
+        name, grid = f"{MESH}-objects", BlockGrid.regular((len(rows),), (1,))
+        if Ledger(Files(url, f"{FOLDER}/{name}")).header() is None:
+            for number, row in enumerate(rows):
+                lists.write(f"{number}.npz", _npz(row))
+        made, report = run_pass(url, name, grid, stitch, {**settings, "versions": versions()}, **how)
+
+        how["lease"].check()
+        place.announce(formats.info(self.format, sharding))
+        for files in (surfaces, lists):
+            files.delete_many(files.list())
+        found = list(made)
+        objects = {column: np.concatenate([table[column] for table in found]) for column in COLUMNS} if found else {
+            column: np.zeros(0, np.int64) for column in COLUMNS
+        }  # fmt: skip
+        order = np.argsort(objects["label"])
+        objects = {column: values[order] for column, values in objects.items()}
+        return MeshReport(place.folder.url, self.format, objects, blocks, report)
+
+
+def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # names are ours
+    return content.getvalue()
+
+
+def _block(volume: Volume) -> list[int]:
+    """Whole chunks of the volume, about `VOXELS` of them, as nearly a cube as they allow."""
+    block = [chunks[0] for chunks in volume.array.chunks]
+    while prod(block) < VOXELS:
+        short = [d for d, n in enumerate(volume.array.shape) if block[d] < n]
+        if not short:
+            break
+        block[min(short, key=lambda d: block[d])] *= 2
+    return block
+
+
+def _check(volume: Volume, simplify: float, max_error: float | None, format: str, sharded: bool) -> None:
+    """Refuse what cannot be meshed, or not in this way."""
+    dtype = volume.array.dtype
+    if volume.dims != ("z", "y", "x") or dtype.kind not in "bu":
+        raise VolumeError(
+            f"Meshes are made of labels (z, y, x) of unsigned integers; this is {volume.dims} of {dtype}.",
+            "Labels are counted from 1 up; 0 is background, and there are no channels.",
+            ["mesh(labels.astype('uint64'), url)", "mesh(labels.isel(c=0, drop=True), url)"],
+        )
+    if format not in formats.FORMATS:
+        raise PlanError(
+            f"There is no format {format!r} of meshes.",
+            f"Formats are {', '.join(formats.FORMATS)}.",
+            ["format='legacy': one mesh per object", "format='multires': levels of detail"],
+        )
+    if sharded and format == "legacy":
+        raise PlanError(
+            "Legacy meshes cannot be sharded.",
+            "Neuroglancer looks for an object of its own for each of them.",
+            ["mesh(labels, url, format='multires', sharded=True)", "or without sharded=True"],
+        )
+    if not simplify >= 1 or (max_error is not None and not max_error >= 0):
+        raise PlanError(
+            f"simplify={simplify} and max_error={max_error} do not say how far a mesh is simplified.",
+            "simplify is 1 or more, max_error is in nanometres.",
+            ["simplify=100: one of a hundred triangles is enough", "simplify=1: all triangles"],
+        )

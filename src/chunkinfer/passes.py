@@ -1,0 +1,179 @@
+"""Passes over the blocks of a grid that leave a small table of each, on any workers and resumable."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, overload
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from numpy.typing import NDArray
+
+from chunkinfer.blockwise import Lease, Payload, copy_blocks, differences, networks_of, store_blocks
+from chunkinfer.blockwise.placement import active_client
+from chunkinfer.blockwise.stages import drain, stage
+from chunkinfer.blockwise.storing import Writes, Written
+from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer
+from chunkinfer.events import Subscriber
+from chunkinfer.geometry import BlockGrid, Box
+from chunkinfer.kernel import cores
+from chunkinfer.reports import RunReport
+from chunkinfer.running import Run
+from chunkinfer.storage import Files, Ledger
+from chunkinfer.storage.files import FOLDER
+
+NEAR = ("inproc://", "tcp://127.0.0.1:", "tls://127.0.0.1:", "tcp://localhost:", "tls://localhost:")
+"""How addresses begin of schedulers whose workers are on this machine."""
+
+Table = Mapping[str, NDArray[Any]]
+"""What is known of a block: arrays of any shapes, by name; no objects."""
+
+
+class Step(Protocol):
+    """What is done with a block: a small value that can travel and be tokenized."""
+
+    def read(self, box: Box) -> Any:
+        """The table of a block, read and computed in the task that has it."""
+
+
+@dataclass(frozen=True)
+class Tables(Sequence[dict[str, NDArray[Any]]]):
+    """The tables of a pass, by the number of the block; each is read from the store when it is asked for."""
+
+    url: str
+    name: str
+    grid: BlockGrid
+
+    @property
+    def files(self) -> Files:
+        """The folder that holds them."""
+        return Files(self.url, f"{FOLDER}/{self.name}-tables")
+
+    def __len__(self) -> int:
+        return len(self.grid)
+
+    @overload
+    def __getitem__(self, position: int) -> dict[str, NDArray[Any]]: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[dict[str, NDArray[Any]]]: ...
+    def __getitem__(self, position: int | slice) -> Any:
+        if isinstance(position, slice):
+            return [self[i] for i in range(len(self))[position]]
+        name = f"{range(len(self))[position]}.npz"
+        content = self.files.read(name)
+        if content is None:
+            raise DestinationError(
+                f"The table {name} of {self.url} is gone.",
+                f"Something deleted it in {FOLDER}/{self.name}-tables, or the pass that writes it has not ended.",
+                ["make the same call again with overwrite=True", "or restore the file"],
+            )
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def write(self, box: Box, block: Table) -> Written:
+        """Keep the table of a block."""
+        index = [edges.index(start) for edges, start in zip(self.grid.edges, box.start, strict=True)]
+        content = io.BytesIO()
+        np.savez(content, **block)  # type: ignore[arg-type]  # names are any
+        with stage("write"):
+            self.files.write(f"{self.grid.ravel(index)}.npz", content.getvalue())
+        return Written(len(content.getvalue()), zlib.crc32(content.getvalue()), **drain())
+
+
+def temporary_folder(client: Any) -> TemporaryDirectory[str]:
+    """A folder on this machine, for passes that nobody wants to keep.
+
+    Raises
+    ------
+    PlanError
+        The workers may be on other machines, and would write into a folder of theirs.
+    """
+    found = client or active_client()
+    address = "" if found is None else str(found.scheduler.address)
+    if address and not address.startswith(NEAR):
+        raise PlanError(
+            f"The workers of {address} may be on other machines, and there is no folder that all of them reach.",
+            "Each block leaves a small table, and they are joined.",
+            [
+                'name a folder: url="/shared/tables" or url="s3://bucket/tables"',
+                "run it here: with distributed.Client(processes=False): ...",
+            ],
+        )
+    return TemporaryDirectory(prefix="chunkinfer-")
+
+
+def run_pass(
+    url: str,
+    name: str,
+    grid: BlockGrid,
+    step: Step | da.Array,
+    header: Mapping[str, Any],
+    *,
+    lease: Lease,
+    store: Writes | None = None,
+    client: Any = None,
+    progress: bool | None = None,
+    events: Sequence[Subscriber] = (),
+) -> tuple[Tables, RunReport]:
+    """Run a step once for each block; the same call after a crash runs what is missing.
+
+    Parameters
+    ----------
+    url
+        Of the folder that the pass belongs to; its ledger lies in ``.chunkinfer/NAME``.
+    name
+        Of the pass, unique in the folder.
+    grid
+        The blocks.
+    step
+        Gives the table of a block; its errors are retried as those of `save` are. Or a lazy array, whose chunks the
+        ``store`` gets where they were computed.
+    header
+        What the tables depend on, as JSON: a call with another header is refused.
+    lease
+        On the folder, held by the caller.
+    store
+        Keeps what the step gave; by default the tables.
+    client, progress, events
+        As for `save`.
+
+    Returns
+    -------
+    Tables, RunReport
+        What the blocks left, and how the pass went.
+
+    Raises
+    ------
+    SettingsDiffer
+        The pass was begun with another header.
+    RunError, RunPaused
+        As for `save`.
+    """
+    tables = Tables(url, name, grid)
+    ledger = Ledger(Files(url, f"{FOLDER}/{name}"))
+    asked = {"pass": name, "sizes": [list(axis) for axis in grid.sizes], **header}
+    begun = ledger.header()
+    if begun is None:
+        ledger.begin(asked)
+    elif lines := differences(begun, asked):
+        raise SettingsDiffer(
+            f"{url} was begun with other settings:\n  " + "\n  ".join(lines),
+            "Its blocks would not be made alike.",
+            ["make the call with the settings of before", "start anew: overwrite=True, or another folder"],
+        )
+    token = tokenize(url, step, asked)
+    kept = Payload(f"store-{token}", store or tables)
+    if isinstance(step, da.Array):
+        blocks, networks = step, networks_of(step.dask)
+        slots = max((network.about["slots"] for network in networks), default=cores() + 1)
+        tasks = lambda suffix: store_blocks(blocks, kept, f"{name}-{token}{suffix}")  # noqa: E731
+    else:
+        made, slots = Payload(f"step-{token}", step), cores() + 1
+        tasks = lambda suffix: copy_blocks(made, kept, f"{name}-{token}{suffix}")  # noqa: E731
+    run = Run(url, ledger, asked, kept.open().grid, tasks, slots, whole=isinstance(step, da.Array))
+    return tables, run(client, progress, events, lease)

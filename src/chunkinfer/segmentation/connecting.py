@@ -1,0 +1,131 @@
+"""connected_components of a volume of any size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkinfer.errors import PlanError, VolumeError
+from chunkinfer.events import Subscriber
+from chunkinfer.geometry import Box
+from chunkinfer.passes import Table
+from chunkinfer.segmentation.components import Components, components_join, components_step
+from chunkinfer.segmentation.graph import Labels
+from chunkinfer.segmentation.joining import Renames
+from chunkinfer.segmentation.reducing import Tree
+from chunkinfer.segmentation.result import Segmentation
+from chunkinfer.segmentation.running import passes_in
+from chunkinfer.volume import as_volume
+
+
+def connected_components(
+    volume: Any,
+    url: str | os.PathLike[str] | None = None,
+    *,
+    connectivity: int = 6,
+    multilabel: bool | None = None,
+    dust_size: int = 0,
+    block: Sequence[int] | None = None,
+    overwrite: bool = False,
+    client: Any = None,
+    progress: bool | None = None,
+    events: Sequence[Subscriber] = (),
+) -> Segmentation:
+    """Number the connected parts of a volume, the same for every cut into blocks.
+
+    Parameters
+    ----------
+    volume
+        (z, y, x), or with one channel: voxels that are not 0 are connected.
+    url
+        A folder for what is computed, as for `segment`.
+    connectivity
+        6: neighbours share a face; 18: or an edge; 26: or a corner.
+    multilabel
+        Whether voxels of different values are not connected; by default for volumes of the type "segmentation".
+    dust_size
+        Components of fewer voxels become background.
+    block, overwrite, client, progress, events
+        As for `segment`.
+
+    Returns
+    -------
+    Segmentation
+        Its labels are 1 + the least linear index of a component's voxels; `Segmentation.consecutive` numbers them
+        1, 2, ... in the order of `scipy.ndimage.label`. Its region graph is empty.
+
+    Raises
+    ------
+    VolumeError
+        The volume has several channels, or fewer axes than three.
+    PlanError
+        Another connectivity.
+    RunError, RunPaused
+        As for `save`.
+    """
+    found = as_volume(volume, 3)
+    if len(found.frame.space) != 3 or (found.channels and found.array.shape[0] != 1):
+        raise VolumeError(
+            f"{found.dims} {found.array.shape} is not one volume along z, y and x.",
+            "Components of several channels would be several segmentations.",
+            ["connected_components(volume.isel(c=0))", "connected_components(argmax(volume))"],
+        )
+    if connectivity not in (6, 18, 26):
+        raise PlanError(
+            f"connectivity={connectivity} is not 6, 18 or 26.",
+            "It is the number of a voxel's neighbours in three dimensions.",
+            ["connected_components(volume, connectivity=6)", "connected_components(volume, connectivity=26)"],
+        )
+    many = found.attrs.get("type") == "segmentation" if multilabel is None else multilabel
+    cut = Connects(found.space_shape, connectivity, many)
+    with passes_in(url, found, overwrite=overwrite, client=client, progress=progress, events=events) as passes:
+        about = {"connectivity": connectivity, "multilabel": many}
+        blocks, fragments = passes.cut("components", cut, about, block)
+        tree = Tree(blocks.grid.counts)
+        joins = JoinsComponents(found.space_shape, connectivity)
+        up = passes.up(tree, blocks, joins)
+        down = passes.down(tree, blocks, up, joins)
+    return Segmentation(tuple(down), up[-1], fragments, blocks.grid, found.frame, None, dust_size, passes.reports)
+
+
+@dataclass(frozen=True)
+class Connects:
+    """Cuts a block into its components."""
+
+    shape: tuple[int, ...]
+    connectivity: int
+    multilabel: bool
+
+    @property
+    def halo(self) -> tuple[int, int]:
+        """None: faces are compared by their tables."""
+        return 0, 0
+
+    def cut(self, block: NDArray[Any], box: Box) -> tuple[NDArray[np.uint32], Table]:
+        """See `components.components_step`."""
+        voxels = block.reshape(box.shape)
+        fragments, table = components_step(voxels, box, self.shape, self.connectivity, self.multilabel)
+        return fragments, table.arrays()
+
+
+@dataclass(frozen=True)
+class JoinsComponents:
+    """Joins what `components_step` leaves."""
+
+    shape: tuple[int, ...]
+    connectivity: int
+
+    def joined(self, tables: Sequence[Table], blocks: bool) -> tuple[Table, Renames]:
+        """See `components.components_join`."""
+        parts = [Components.from_arrays(table) for table in tables]
+        region, old, new = components_join(parts, self.shape, self.connectivity)
+        return region.arrays(), Renames(old, new)
+
+    def settled(self, table: Table, final: Labels) -> Table:
+        """Nothing more."""
+        return {}

@@ -1,0 +1,165 @@
+"""The passes of a segmentation: blocks cut, tables joined up a tree, labels named down it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.overlap import ensure_minimum_chunksize, overlap
+from dask.base import tokenize
+
+from chunkinfer.blockwise import Lease, check_reads, must_exchange, origin_of
+from chunkinfer.errors import PlanError, RunError, VolumeError
+from chunkinfer.events import Subscriber
+from chunkinfer.geometry import BlockGrid
+from chunkinfer.passes import Step, Tables, run_pass, temporary_folder
+from chunkinfer.planning.layout import choose_layout
+from chunkinfer.reports import RunReport
+from chunkinfer.segmentation.fragments import Cut, Fragments, Seen
+from chunkinfer.segmentation.reducing import Down, Joins, Tree, Up
+from chunkinfer.storage import Destination, Files, Ledger, create, locate, open_destination
+from chunkinfer.storage.files import FOLDER, LEASE
+from chunkinfer.volume import Volume, describe_source
+
+BLOCK = 1 << 22
+"""Voxels of a block, about, where no network decides it."""
+
+ONE = BlockGrid(((1,),))
+"""The grid of a pass over the volume as a whole."""
+
+_temporary = list[TemporaryDirectory[str]]()
+"""Folders that go with this process: labels are lazy, so they are read as long as it lives."""
+
+
+class Passes:
+    """The passes of one segmentation, in a folder whose lease this process holds."""
+
+    def __init__(self, place: str, volume: Volume, **how: Any) -> None:
+        self.place, self.volume, self.how = place, volume, how
+        self.reports = dict[str, RunReport]()
+
+    def cut(
+        self, name: str, cut: Cut, about: Mapping[str, Any], block: Sequence[int] | None
+    ) -> tuple[Tables, Destination]:
+        """Cut every block.
+
+        Raises
+        ------
+        PlanError
+            ``block`` is given for blocks that a network computes.
+        """
+        volume = self.volume
+        step: Step | da.Array
+        if must_exchange(volume.array):
+            grid, step = self._exchanged(cut, block)
+            blocks = BlockGrid(((volume.array.shape[0],),) * int(volume.channels) + grid.sizes)
+        else:
+            grid = blocks = BlockGrid.regular(volume.space_shape, block or block_of(volume))
+            origin = origin_of(volume.array)
+            step = Seen(origin, volume.channels, cut.halo)
+            check_reads(origin, [step.box(box) for box in grid.sample()])
+        tables, fragments = Tables(self.place, name, grid), self._destination(name, grid)
+        store = Fragments(fragments, tables, cut, blocks)
+        self._pass(name, grid, step, {"volume": describe_source(volume), **about}, store)
+        return tables, fragments
+
+    def up(self, tree: Tree, blocks: Tables, joins: Joins) -> list[Tables]:
+        """Join the tables of blocks, level by level. Their names tell what joined them."""
+        found, about = [blocks], tokenize(joins)[:8]
+        for level, grid in enumerate(tree.levels):
+            found.append(self._pass(f"up-{level + 1}-{about}", grid, Up(tree, level, found[-1], joins), {}))
+        return found[1:]
+
+    def down(self, tree: Tree, blocks: Tables, up: Sequence[Tables], joins: Joins) -> list[Tables]:
+        """What each fragment has become, by group of blocks; and what is settled by that. The lowest level first."""
+        found, about = list[Tables](), tokenize(joins)[:8]
+        for level in reversed(range(len(tree.levels))):
+            above = found[-1] if found else None
+            step = Down(tree, level, up[level - 1] if level else blocks, up[level], above, joins)
+            found.append(self._pass(f"down-{level + 1}-{about}", tree.levels[level], step, {}))
+        return found[::-1]
+
+    def over(self, name: str, grid: BlockGrid, step: Step, about: Mapping[str, Any]) -> Tables:
+        """A pass that leaves tables only."""
+        return self._pass(name, grid, step, about)
+
+    def once(self, name: str, step: Step) -> Tables:
+        """A pass over the volume as a whole."""
+        return self._pass(name, ONE, step, {})
+
+    def _pass(self, name: str, grid: BlockGrid, step: Any, header: Mapping[str, Any], store: Any = None) -> Tables:
+        try:
+            tables, self.reports[name] = run_pass(self.place, name, grid, step, header, store=store, **self.how)
+        except RunError as error:
+            # What a step found wrong with the volume is no failure of the run.
+            raise error.__cause__ if isinstance(error.__cause__, VolumeError) else error from None
+        return tables
+
+    def _exchanged(self, cut: Cut, block: Sequence[int] | None) -> tuple[BlockGrid, da.Array]:
+        """Blocks with what they need around them, out of blocks that are computed once."""
+        array, front = self.volume.array, int(self.volume.channels)
+        if block is not None:
+            raise PlanError(
+                f"block={tuple(block)}: the volume is computed in blocks of its own.",
+                "A network's output is cut where the network's blocks are, so that none is computed twice.",
+                ["infer(volume, model, block=...)", "leave block= out"],
+            )
+        least = max(cut.halo)
+        sizes = (
+            tuple(ensure_minimum_chunksize(least, n)) if sum(n) > least else (sum(n),) for n in array.chunks[front:]
+        )
+        grid = BlockGrid(tuple(sizes))
+        array = array.rechunk(((array.shape[0],),) * front + grid.sizes)
+        depth: dict[int, Any] = {d + front: cut.halo if len(axis) > 1 else 0 for d, axis in enumerate(grid.sizes)}
+        return grid, overlap(array, depth, boundary=dict.fromkeys(depth, "none"), allow_rechunk=False)
+
+    def _destination(self, name: str, grid: BlockGrid) -> Destination:
+        """The array of fragments, made where it is not there."""
+        frame, url = self.volume.frame, f"{self.place}/{name}"
+        if Ledger(Files(self.place, f"{FOLDER}/{name}")).header() is not None:
+            return open_destination(url)
+        layout = choose_layout(url, "zarr3", grid.shape, frame.space, [axis[0] for axis in grid.sizes], {})
+        return create(
+            url, format="zarr3", shape=grid.shape, dtype="uint32", dims=frame.space, chunks=layout.chunks,
+            shards=layout.shards, voxel_size=frame.voxel_size, unit=frame.unit, offset=frame.origin, overwrite=True,
+        )  # fmt: skip
+
+
+@contextmanager
+def passes_in(
+    url: str | os.PathLike[str] | None,
+    volume: Volume,
+    *,
+    overwrite: bool,
+    client: Any,
+    progress: bool | None,
+    events: Sequence[Subscriber],
+) -> Iterator[Passes]:
+    """The passes in a folder, a temporary one where there is none; nobody else writes there meanwhile."""
+    if url is None:
+        _temporary.append(temporary_folder(client))
+    place = _temporary[-1].name if url is None else locate(url).url
+    with Lease(Files(place)) as lease:
+        if overwrite:
+            files = Files(place)
+            files.delete_many([name for name in files.list() if name != LEASE])
+        yield Passes(place, volume, lease=lease, client=client, progress=progress, events=events)
+
+
+def block_of(volume: Volume) -> list[int]:
+    """About `BLOCK` voxels: whole chunks of the volume, grown along the shortest axis."""
+    shape = volume.space_shape
+    block = [min(max(axis), n) for axis, n in zip(volume.array.chunks[-3:], shape, strict=True)]
+    while prod(block) > 2 * BLOCK:
+        d = int(np.argmax(block))
+        block[d] = -(-block[d] // 2)
+    while prod(block) <= BLOCK // 2 and (short := [d for d in range(3) if block[d] < shape[d]]):
+        d = min(short, key=lambda axis: block[axis])
+        block[d] = min(2 * block[d], shape[d])
+    return block
