@@ -45,6 +45,10 @@ evidence: slow
 	$(BIN)/python benchmarks/torn.py | tee benchmarks/torn.md
 	$(BIN)/python benchmarks/hybrid.py | tee benchmarks/hybrid.md
 	$(BIN)/python benchmarks/chain.py | tee benchmarks/chain.md
+	$(BIN)/python benchmarks/reduce.py | tee benchmarks/reduce.md
+	$(BIN)/python benchmarks/segmentation.py | tee benchmarks/segmentation.md
+	$(BIN)/python benchmarks/meshes.py | tee benchmarks/meshes.md
+	$(BIN)/python benchmarks/objects.py | tee benchmarks/objects.md
 	$(BIN)/python benchmarks/gpu.py
 
 # Beside MONAI, nnU-Net, torch-em, a recipe in plain dask and chunkflow; PEERS says which Python has which of them.

@@ -26,11 +26,16 @@ def fresh(code: str) -> str:
 
 
 def test_public_names() -> None:
-    nouns = ["AuditReport", "Plan", "Prices", "ReceptiveField", "RunReport", "Status", "TilingErrors", "VerifyReport"]
+    nouns = [
+        "AuditReport", "Evaluation", "MeshReport", "Plan", "Prices", "ReceptiveField", "RunReport", "Segmentation",
+        "Skeletons", "Status", "TilingErrors", "VerifyReport",
+    ]  # fmt: skip
     verbs = [
-        "__version__", "audit", "augment", "clusters", "copy", "delete", "deliver", "errors", "infer", "info",
-        "open_volume", "operators", "plan", "pyramid", "receptive_field", "save", "show", "status", "thumbnails",
-        "tiling_error", "verify", "view",
+        "__version__", "agglomerate", "audit", "augment", "clusters", "connected_components", "consecutive",
+        "contact_sites", "copy", "delete", "deliver", "error_map", "errors", "evaluate", "infer", "info", "majority",
+        "mesh", "open_volume", "operators", "plan", "pyramid", "receptive_field", "region_graph", "relabel",
+        "remove_dust", "save", "segment", "show", "skeletonize", "statistics", "status", "thumbnails", "tiling_error",
+        "verify", "view", "watershed",
     ]  # fmt: skip
     assert ci.__all__ == nouns + verbs
     assert all(hasattr(ci, name) for name in ci.__all__)
@@ -74,6 +79,8 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.save(tmp_path / "em.npy", image)
     ci.save(ci.open_volume(tmp_path / "em.npy", voxel_size=(40, 4, 4)), tmp_path / "em.zarr", progress=False)
     ci.save(ci.open_volume(tmp_path / "em.zarr") > 20, tmp_path / "tissue.zarr", progress=False)
+    truth = (ci.open_volume(tmp_path / "em.zarr") // 64).astype("uint64")
+    ci.save(truth, tmp_path / "truth.precomputed", progress=False)
     x = torch.zeros(1, 1, 24, 24, 24)
     dims = {2: torch.export.Dim("z"), 3: torch.export.Dim("y"), 4: torch.export.Dim("x")}
     torch.export.save(torch.export.export(net, (x,), dynamic_shapes=(dims,)), tmp_path / "unet.pt2")
@@ -108,7 +115,7 @@ def test_readme_commands_run(at_home: Path) -> None:
 
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^    chunkinfer (.*)$", text, re.MULTILINE)
-    assert len(commands) == 16
+    assert len(commands) == 20
     for command in commands:
         command = command.partition("#")[0]
         words = command.replace("bf16", "bf16 --precision-tolerance 1")  # of a network that was not trained
