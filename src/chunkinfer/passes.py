@@ -26,6 +26,7 @@ from chunkinfer.reports import RunReport
 from chunkinfer.running import Run
 from chunkinfer.storage import Files, Ledger
 from chunkinfer.storage.files import FOLDER
+from chunkinfer.volume import Volume, describe_source
 
 NEAR = ("inproc://", "tcp://127.0.0.1:", "tls://127.0.0.1:", "tcp://localhost:", "tls://localhost:")
 """How addresses begin of schedulers whose workers are on this machine."""
@@ -83,6 +84,15 @@ class Tables(Sequence[dict[str, NDArray[Any]]]):
         with stage("write"):
             self.files.write(f"{self.grid.ravel(index)}.npz", content.getvalue())
         return Written(len(content.getvalue()), zlib.crc32(content.getvalue()), **drain())
+
+
+def told(volume: Volume) -> dict[str, Any]:
+    """What a volume is, for the header of a pass: another one with the same settings is refused.
+
+    What has no URL is known by the name of its lazy array, which dask makes of all that it is computed from.
+    """
+    about = describe_source(volume)
+    return {("computed" if name == "array" else name): value for name, value in about.items()}
 
 
 def temporary_folder(client: Any) -> TemporaryDirectory[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import chunkinfer as ci
-from chunkinfer.errors import PlanError, VolumeError
+from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer, VolumeError
 
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -108,3 +109,23 @@ def test_what_is_no_volume_of_labels_is_refused() -> None:
         ci.relabel(np.ones((2, 2, 2)), {1: 2})
     with pytest.raises(VolumeError, match="Labels have"):
         ci.region_graph(np.ones((2, 2, 2), int), np.ones((3, 2, 2, 3)))
+
+
+def test_tables_of_other_labels_are_refused(tmp_path: Path, threads: Client) -> None:
+    labels = np.arange(8).reshape(2, 2, 2)
+    affinities = np.full((3, 2, 2, 2), 0.5, "f4")
+    how: dict[str, Any] = {"client": threads, **QUIET}
+    ci.remove_dust(labels, 1, tmp_path / "a", **how)
+    ci.region_graph(labels, affinities, tmp_path / "a", **how)
+    with pytest.raises(SettingsDiffer, match="labels"):
+        ci.remove_dust(labels + 1, 1, tmp_path / "a", **how)
+    with pytest.raises(SettingsDiffer, match="affinities"):
+        ci.region_graph(labels, affinities / 2, tmp_path / "a", **how)
+
+
+def test_an_array_of_the_same_name_is_not_deleted(tmp_path: Path, threads: Client) -> None:
+    mine = np.arange(64.0).reshape(4, 4, 4)
+    ci.save(mine, tmp_path / "components", format="zarr3", client=threads, **QUIET)
+    with pytest.raises(DestinationError):
+        ci.connected_components(mine, tmp_path, client=threads, **QUIET)
+    assert np.array_equal(ci.open_volume(tmp_path / "components").values, mine)

@@ -188,3 +188,9 @@ def test_buckets(monkeypatch):
     assert remote_url("https://host/em.zarr") == "https://host/em.zarr"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
     assert remote_url("s3://bucket/em.zarr") == "s3+http://127.0.0.1:9000/bucket/em.zarr/"
+
+
+def test_chosen_segments_keep_all_their_digits():
+    labels = layer(lazy(dtype="uint64"))
+    assert layer_state(labels, {}, None, [2**64 - 1, 7])["segments"] == [str(2**64 - 1), "7"]
+    assert layer_state(labels, {}, None)["segments"] == []

@@ -17,7 +17,7 @@ from chunkinfer.cli.options import Numbers, until_ctrl_c
 @click.option("--segmentation", multiple=True, help="URL of labels.")
 @click.option("--position", type=Numbers(), help="z,y,x in voxels; the middle without it.")
 @click.option("--contrast", type=Numbers(), help="Values of images that are black and white: 20,180.")
-@click.option("--segments", type=Numbers(), help="Labels of the objects to show; by default those with meshes, or all.")
+@click.option("--segment", "segments", type=int, multiple=True, help="Show this object; by default those with meshes.")
 @click.option("--layout", default="4panel", help="4panel, xy, xz, yz, 3d or xy-3d.")
 @click.option("--reader", type=click.Choice(["browser", "process"]), default="browser", help="Who reads the stores.")
 @click.option("--host", default="127.0.0.1", help="Where the page is served; this machine only by default.")
@@ -35,6 +35,7 @@ def view(
     """
     import chunkinfer as ci
 
+    given["segments"] = given["segments"] or None
     kinds: dict[str, Any] = {kind: list(given.pop(kind)) for kind in ("image", "affinities", "segmentation")}
     with ci.view(layers=list(urls), **kinds, **given) as shown:
         if state:

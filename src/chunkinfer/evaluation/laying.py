@@ -17,8 +17,9 @@ from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.operators.arguments import whole_numbers
 from chunkinfer.operators.lazy import opened
+from chunkinfer.passes import told
 from chunkinfer.storage.placement import short_unit
-from chunkinfer.volume import Frame, Volume, describe_source
+from chunkinfer.volume import Frame, Volume
 
 BLOCK = 1 << 22
 """Voxels of a block, about: labels take 8 bytes each, so what a task holds is some 100 MB."""
@@ -84,16 +85,10 @@ class Laid:
     def about(self) -> dict[str, Any]:
         """What tables made of it depend on, as JSON."""
         return {
-            "sources": [_source(volume) for volume in self.volumes],
+            "sources": [told(volume) for volume in self.volumes],
             "starts": [list(part.start) for part in self.parts],
             "shape": list(self.shape),
         }
-
-
-def _source(volume: Volume) -> dict[str, Any]:
-    """A source by name: what is no stored array is known by its computation."""
-    about = describe_source(volume)
-    return {**about, "computation": volume.array.name} if "array" in about else about
 
 
 def labels_of(volume: Any, name: str, beside: Volume | None = None) -> Volume:

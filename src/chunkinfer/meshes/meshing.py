@@ -21,13 +21,13 @@ from chunkinfer.meshes.marching import March
 from chunkinfer.meshes.places import MESH, Place, place_of
 from chunkinfer.meshes.stitching import Stitch, buckets
 from chunkinfer.meshes.surfaces import require
-from chunkinfer.passes import run_pass
+from chunkinfer.passes import run_pass, told
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.reports import RunReport, versions
-from chunkinfer.storage import Files, Ledger, Source
+from chunkinfer.storage import Files, Ledger
 from chunkinfer.storage.files import FOLDER
 from chunkinfer.storage.placement import nanometres
-from chunkinfer.volume import Volume, as_volume, describe_source
+from chunkinfer.volume import Volume, as_volume
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +173,8 @@ class _Meshing:
         self.ids = None if ids is None else np.unique(np.asarray(ids, np.uint64))
         size = nanometres(volume.frame.voxel_size, volume.frame.unit)
         self.voxel = (size["z"], size["y"], size["x"])
-        self.offset = tuple(volume.frame.origin[d] for d in "zyx")
+        start = volume.frame.origin
+        self.offset = (start["z"], start["y"], start["x"])
         self.simplify = float(simplify)
         self.max_error = prod(self.voxel) ** (1 / 3) / 2 if max_error is None else float(max_error)
         shape = volume.array.shape
@@ -195,9 +196,7 @@ class _Meshing:
         check_reads(source, self.grid.sample())
         surfaces, lists = place.kept("surfaces"), place.kept("lists")
         chosen = None if self.ids is None else hashlib.blake2b(self.ids.tobytes(), digest_size=8).hexdigest()
-        # What is stored has a digest; another array has the name that dask gave its computation.
-        named = {} if isinstance(source, Source) else {"computation": self.volume.array.name}
-        about = {"labels": {**describe_source(self.volume), **named}, "ids": chosen}
+        about = {"labels": told(self.volume), "ids": chosen}
         march = March(Reader(source, channels=False), self.grid, self.ids, surfaces)
         tables, blocks = run_pass(url, f"{MESH}-blocks", self.grid, march, {**about, "versions": versions()}, **how)
 
@@ -208,7 +207,7 @@ class _Meshing:
             "voxel": self.voxel, "offset": self.offset,
         }  # fmt: skip
         stitch = Stitch(
-            surfaces, lists, place.folder, self.format, self.voxel, self.offset, self.simplify, self.max_error,  # type: ignore[arg-type]
+            surfaces, lists, place.folder, self.format, self.voxel, self.offset, self.simplify, self.max_error,
             shard_bits if self.sharded else None, minishard_bits,
         )  # fmt: skip
         name, grid = f"{MESH}-objects", BlockGrid.regular((len(rows),), (1,))

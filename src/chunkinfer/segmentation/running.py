@@ -18,14 +18,14 @@ from chunkinfer.blockwise import Lease, check_reads, must_exchange, origin_of
 from chunkinfer.errors import PlanError, RunError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
-from chunkinfer.passes import Step, Tables, run_pass, temporary_folder
+from chunkinfer.passes import Step, Tables, run_pass, temporary_folder, told
 from chunkinfer.planning.layout import choose_layout
 from chunkinfer.reports import RunReport
 from chunkinfer.segmentation.fragments import Cut, Fragments, Seen
 from chunkinfer.segmentation.reducing import Down, Joins, Tree, Up
 from chunkinfer.storage import Destination, Files, Ledger, create, locate, open_destination
 from chunkinfer.storage.files import FOLDER, LEASE
-from chunkinfer.volume import Volume, describe_source
+from chunkinfer.volume import Volume
 
 BLOCK = 1 << 22
 """Voxels of a block, about, where no network decides it."""
@@ -40,8 +40,8 @@ _temporary = list[TemporaryDirectory[str]]()
 class Passes:
     """The passes of one segmentation, in a folder whose lease this process holds."""
 
-    def __init__(self, place: str, volume: Volume, **how: Any) -> None:
-        self.place, self.volume, self.how = place, volume, how
+    def __init__(self, place: str, volume: Volume, overwrite: bool, **how: Any) -> None:
+        self.place, self.volume, self.overwrite, self.how = place, volume, overwrite, how
         self.reports = dict[str, RunReport]()
 
     def cut(
@@ -66,7 +66,7 @@ class Passes:
             check_reads(origin, [step.box(box) for box in grid.sample()])
         tables, fragments = Tables(self.place, name, grid), self._destination(name, grid)
         store = Fragments(fragments, tables, cut, blocks)
-        self._pass(name, grid, step, {"volume": describe_source(volume), **about}, store)
+        self._pass(name, grid, step, {"volume": told(volume), **about}, store)
         return tables, fragments
 
     def up(self, tree: Tree, blocks: Tables, joins: Joins) -> list[Tables]:
@@ -120,14 +120,15 @@ class Passes:
         return grid, overlap(array, depth, boundary=dict.fromkeys(depth, "none"), allow_rechunk=False)
 
     def _destination(self, name: str, grid: BlockGrid) -> Destination:
-        """The array of fragments, made where it is not there."""
+        """The array of fragments, made where it is not there; another one of that name is the user's, and refused."""
         frame, url = self.volume.frame, f"{self.place}/{name}"
         if Ledger(Files(self.place, f"{FOLDER}/{name}")).header() is not None:
             return open_destination(url)
         layout = choose_layout(url, "zarr3", grid.shape, frame.space, [axis[0] for axis in grid.sizes], {})
         return create(
             url, format="zarr3", shape=grid.shape, dtype="uint32", dims=frame.space, chunks=layout.chunks,
-            shards=layout.shards, voxel_size=frame.voxel_size, unit=frame.unit, offset=frame.origin, overwrite=True,
+            shards=layout.shards, voxel_size=frame.voxel_size, unit=frame.unit, offset=frame.origin,
+            overwrite=self.overwrite,
         )  # fmt: skip
 
 
@@ -149,7 +150,7 @@ def passes_in(
         if overwrite:
             files = Files(place)
             files.delete_many([name for name in files.list() if name != LEASE])
-        yield Passes(place, volume, lease=lease, client=client, progress=progress, events=events)
+        yield Passes(place, volume, overwrite, lease=lease, client=client, progress=progress, events=events)
 
 
 def block_of(volume: Volume) -> list[int]:

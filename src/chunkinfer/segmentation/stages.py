@@ -19,7 +19,7 @@ from chunkinfer.errors import VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.operators.lazy import Declared, opened, voxelwise
-from chunkinfer.passes import Table, Tables
+from chunkinfer.passes import Table, Tables, told
 from chunkinfer.segmentation import agglomerating, graph
 from chunkinfer.segmentation.edges import Edges
 from chunkinfer.segmentation.fragments import around
@@ -118,7 +118,8 @@ def region_graph(
     grid = BlockGrid.regular(shape, block_of(weights))
     how = {"overwrite": overwrite, "client": client, "progress": progress, "events": events}
     with passes_in(url, found, **how) as passes:
-        tables = passes.over("contacts", grid, contacts, {"edges": [edges.kind, order, sign]})
+        about = {"labels": told(found), "affinities": told(weights)}
+        tables = passes.over("contacts", grid, contacts, {**about, "edges": [edges.kind, order, sign]})
         return Graph.joined(Graph.from_arrays(table) for table in tables)
 
 
@@ -220,7 +221,7 @@ def _sizes(labels: Any, url: Any, **how: Any) -> tuple[Labels, NDArray[np.int64]
     how = {"overwrite": False, "client": None, "progress": None, "events": (), **how}
     with passes_in(url, found, **how) as passes:
         grid = BlockGrid.regular(found.space_shape, block_of(found))
-        tables: Tables = passes.over("sizes", grid, Sizes(origin_of(found.array)), {})
+        tables: Tables = passes.over("sizes", grid, Sizes(origin_of(found.array)), {"labels": told(found)})
         parts = list(tables)
     label, which = np.unique(np.concatenate([part["label"] for part in parts]), return_inverse=True)
     size = np.zeros(len(label), np.int64)
