@@ -29,7 +29,7 @@ from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer, Sourc
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.kernel import cores
-from chunkinfer.planning import WORTH_A_TASK, choose_layout, copy_block, every_axis
+from chunkinfer.planning import COPY_BYTES, WORTH_A_TASK, choose_layout, copy_block, every_axis
 from chunkinfer.pyramids import (
     Finest,
     Pyramid,
@@ -46,6 +46,7 @@ from chunkinfer.running import Run
 from chunkinfer.storage import (
     Files,
     Ledger,
+    Source,
     create,
     guess_format,
     holds,
@@ -344,9 +345,11 @@ class _Saving:
         itemsize = self.array.dtype.itemsize
         unit, block = copy_block(self.url, self.format, self.array.shape, self.volume.dims, itemsize, self.asked, own)
         whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, self.array.shape, strict=True))
-        # What lies in memory here travels once, not with each task.
-        here = isinstance(origin_of(self.array), np.ndarray)
-        self.fused = regular and whole and not here and prod(own) * itemsize >= WORTH_A_TASK
+        origin = origin_of(self.array)
+        # Boxes of any kind are read from a store; and what lies in memory here travels once, not with each task.
+        worth = COPY_BYTES if isinstance(origin, Source) else WORTH_A_TASK
+        here = isinstance(origin, np.ndarray)
+        self.fused = regular and whole and not here and prod(own) * itemsize >= worth
         return tuple(own) if self.fused else block
 
     def _layout(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from chunkinfer.errors import DestinationError
 from chunkinfer.storage import create, disk
-from chunkinfer.storage.compressed_segmentation import encode, room_for
+from chunkinfer.storage.compressed_segmentation import encode_row, room_for
 from chunkinfer.storage.disk import write_files
 
 
@@ -48,32 +48,44 @@ def decoded(content: bytes, shape: tuple[int, ...], dtype: Any, block: tuple[int
     start=st.tuples(*[st.integers(0, 3)] * 3),
     block=st.sampled_from([(8, 8, 8), (4, 8, 16), (1, 1, 1)]),
     dtype=st.sampled_from(["u4", "u8"]),
+    chunk=st.integers(1, 20),
     labels=st.sampled_from([1, 2, 3, 5, 17, 300, 2**31]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_tensorstore_reads_what_is_packed(
-    shape: Any, start: Any, block: Any, dtype: str, labels: int, seed: int
+    shape: Any, start: Any, block: Any, dtype: str, chunk: int, labels: int, seed: int
 ) -> None:
     larger = (shape[0], *(n + a for n, a in zip(shape[1:], start, strict=True)))
     array = np.random.default_rng(seed).integers(0, labels, larger).astype(dtype)
     array += np.array(2**40 if dtype == "u8" else 7, dtype)
-    words = encode(array, start, shape[1:], block, room_for(shape[0], array.itemsize, shape[1:], block))
+    contents = packed(array, start, shape[1:], chunk, block)
+    assert len(contents) == -(-shape[3] // chunk)
     z, y, x = start
-    assert np.array_equal(decoded(words.tobytes(), shape, dtype, block), array[:, z:, y:, x:])
+    for i, words in enumerate(contents):
+        part = array[:, z:, y:, x + i * chunk :][..., :chunk]
+        assert np.array_equal(decoded(words.tobytes(), part.shape, dtype, block), part)
+
+
+def packed(labels: Any, start: Any, shape: Any, chunk: int, block: Any) -> Any:
+    words = room_for(len(labels), labels.itemsize, (*shape[:2], chunk), block)
+    return encode_row(labels, start, shape, chunk, block, np.empty((-(-shape[2] // chunk), words), "u4"))
 
 
 def test_tables_beyond_the_reach_of_a_header_are_refused() -> None:
     shape, block = (64, 256, 272), (1, 1, 1)
     labels = np.arange(np.prod(shape), dtype="u8").reshape(1, *shape)
     with pytest.raises(DestinationError, match="too many different labels") as caught:
-        encode(labels, (0, 0, 0), shape, block, room_for(1, 8, shape, block))
+        packed(labels, (0, 0, 0), shape, 272, block)
     assert "chunks=(64, 64, 64)" in str(caught.value)
 
 
 # Files
 
 
-@given(sizes=st.lists(st.sampled_from([0, 1, 4095, 4096, 4097, 70_000]), max_size=20), seed=st.integers(0, 99))
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 4097, disk.LARGE - 1, disk.LARGE, disk.LARGE + 1]), max_size=9),
+    seed=st.integers(0, 99),
+)
 def test_files_hold_what_they_were_given(tmp_path_factory: Any, sizes: list[int], seed: int) -> None:
     folder = tmp_path_factory.mktemp("files") / "made" / "here"
     rng = np.random.default_rng(seed)
@@ -85,14 +97,14 @@ def test_files_hold_what_they_were_given(tmp_path_factory: Any, sizes: list[int]
 
 
 def test_a_view_is_stored_in_c_order(tmp_path: Path) -> None:
-    array = np.arange(5 * 40 * 300, dtype="<u4").reshape(5, 40, 300)[1:4, ::2, 7:].transpose(2, 0, 1)
+    array = np.arange(5 * 40 * 3000, dtype="<u4").reshape(5, 40, 3000)[1:4, ::2, 7:].transpose(2, 0, 1)
     write_files(str(tmp_path), [("a", array)])
     assert (tmp_path / "a").read_bytes() == array.tobytes()
 
 
 def test_a_file_system_that_wants_the_cache_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "ALIGNMENT", 24)  # no address or length that a disk takes
-    content = np.arange(100_001, dtype="u1")
+    content = np.resize(np.arange(251, dtype="u1"), disk.LARGE + 1)
     write_files(str(tmp_path), [("a", content)])
     assert (tmp_path / "a").read_bytes() == content.tobytes()
 
@@ -105,7 +117,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_readers_meet_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    contents = [np.full(50_000, value, "u1") for value in range(2)]
+    contents = [np.full(disk.LARGE, value, "u1") for value in range(2)]
     write_files(str(tmp_path), [("a", contents[0])])
     seen, stop = set[bytes](), threading.Event()
 

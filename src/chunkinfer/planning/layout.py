@@ -14,7 +14,7 @@ from chunkinfer.storage import write_unit
 CHUNK = 64
 """Voxels along each spatial axis of a chunk, about: what viewers and readers like to fetch."""
 
-COPY_BYTES = 32 << 20
+COPY_BYTES = 64 << 20
 """Bytes of a block of an array without a network, about."""
 
 WORTH_A_TASK = 8 << 20
@@ -87,13 +87,15 @@ def copy_block(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The write unit of an output, and a block of whole units of about `COPY_BYTES`.
 
-    It grows along the axis where it holds the fewest chunks of its source, so that few blocks read a chunk: sections
-    are read by blocks that are wide.
+    It begins as a chunk of its source where that is whole units and not too large, and grows along the axis where it
+    holds the fewest of them, so that few blocks read a chunk: sections are read by blocks that are wide.
     """
     chunks = asked.get("chunks") or [min(CHUNK, n) if d in "zyx" else n for d, n in zip(dims, shape, strict=True)]
     shards = asked.get("shards") or None
     unit = write_unit(url, format=format, shape=shape, dims=dims, chunks=chunks, shards=shards)
-    block = [min(u, n) for u, n in zip(unit, shape, strict=True)]
+    block = [min(u if c % u else c, n) for c, u, n in zip(source, unit, shape, strict=True)]
+    if prod(block) * itemsize > COPY_BYTES:
+        block = [min(u, n) for u, n in zip(unit, shape, strict=True)]
     while prod(block) * itemsize <= COPY_BYTES and (short := [d for d, n in enumerate(shape) if block[d] < n]):
         d = min(short, key=lambda i: block[i] / source[i])
         block[d] = min(block[d] * 2, round_up(shape[d], unit[d]))

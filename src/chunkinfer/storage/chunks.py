@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,8 +34,8 @@ class Place(NamedTuple):
     """Voxels (z, y, x)."""
 
 
-Encoder = Callable[[Place], NDArray[Any]]
-"""What is stored of a chunk, in C order; a view of the array where nothing is encoded."""
+Encoder = Callable[[Sequence[Place]], Iterable[NDArray[Any]]]
+"""What is stored of each chunk of a row along x, in C order; views of the array where nothing is encoded."""
 
 
 class Chunks:
@@ -86,25 +86,28 @@ class Chunks:
         voxels = np.expand_dims(array.transpose([dims.index(dim) for dim in "czyx" if dim in dims]), absent)
         encode, chunk = self._encoder(index, array, voxels), self.chunk[::-1]
         first = dict(zip(dims, (part.start for part in index), strict=True))
-        for z, y, x in itertools.product(*(range(0, n, c) for n, c in zip(voxels.shape[1:], chunk, strict=True))):
+
+        def place(z: int, y: int, x: int) -> Place:
             i, j, k = ((first.get(d, 0) + a) // c for d, a, c in zip("xyz", (x, y, z), self.chunk, strict=True))
             depth, height, width = (min(c, n - a) for c, n, a in zip(chunk, voxels.shape[1:], (z, y, x), strict=True))
-            yield (i, j, k), encode(Place((i, j, k), (z, y, x), (depth, height, width)))
+            return Place((i, j, k), (z, y, x), (depth, height, width))
+
+        layers, lines, columns = (range(0, n, c) for n, c in zip(voxels.shape[1:], chunk, strict=True))
+        for z, y in itertools.product(layers, lines):
+            row = [place(z, y, x) for x in columns]
+            yield from zip((at.cell for at in row), encode(row), strict=True)
 
     def _encoder(self, index: Sequence[slice], array: NDArray[Any], voxels: NDArray[Any]) -> Encoder:
         """For chunks of a box of the volume: ``array`` along its own axes, ``voxels`` as (c, z, y, x)."""
         if self.encoding == "raw":
             return partial(_as_they_are, voxels.astype(voxels.dtype.newbyteorder("<"), copy=False))
         if self.encoding == "compressed_segmentation":
-            from chunkinfer.storage.compressed_segmentation import encode, room_for
-
-            labels = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("="))
-            room = room_for(len(labels), labels.itemsize, self.chunk, self.block)
-            return lambda place: encode(labels, place.start, place.shape, self.block, room)
+            return partial(_packed, np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("=")), self.block)
         return partial(self._by_the_driver, self._twin(index, array))
 
-    def _by_the_driver(self, twin: Any, place: Place) -> NDArray[Any]:
-        return np.frombuffer(twin.read(f"{self.folder}/{self.name(place.cell)}").result().value, np.uint8)
+    def _by_the_driver(self, twin: Any, row: Sequence[Place]) -> Iterator[NDArray[Any]]:
+        for place in row:
+            yield np.frombuffer(twin.read(f"{self.folder}/{self.name(place.cell)}").result().value, np.uint8)
 
     def _twin(self, index: Sequence[slice], array: NDArray[Any]) -> Any:
         """The kvstore of a volume in memory, without shards, whose chunks the driver encodes, also those of zeros."""
@@ -118,6 +121,16 @@ class Chunks:
         return twin.kvstore
 
 
-def _as_they_are(voxels: NDArray[Any], place: Place) -> NDArray[Any]:
-    box = (slice(a, a + n) for a, n in zip(place.start, place.shape, strict=True))
-    return voxels[(slice(None), *box)]
+def _as_they_are(voxels: NDArray[Any], row: Sequence[Place]) -> Iterator[NDArray[Any]]:
+    for place in row:
+        box = (slice(a, a + n) for a, n in zip(place.start, place.shape, strict=True))
+        yield voxels[(slice(None), *box)]
+
+
+def _packed(labels: NDArray[Any], block: tuple[int, int, int], row: Sequence[Place]) -> list[NDArray[Any]]:
+    from chunkinfer.storage.compressed_segmentation import encode_row, room_for
+
+    depth, height, chunk = row[0].shape
+    rooms = np.empty((len(row), room_for(len(labels), labels.itemsize, row[0].shape, block)), np.uint32)
+    shape = (depth, height, sum(place.shape[2] for place in row))
+    return encode_row(labels, row[0].start, shape, chunk, block, rooms)

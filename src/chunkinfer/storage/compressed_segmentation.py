@@ -25,51 +25,70 @@ ADDRESSED = 1 << 24
 """Words in which tables lie: a header has 24 bits for where one begins."""
 
 
-def room_for(channels: int, itemsize: int, shape: Triple, block: Triple) -> Words:
-    """Room for a chunk of this shape, however its labels are: most of it is never touched."""
+def room_for(channels: int, itemsize: int, shape: Triple, block: Triple) -> int:
+    """Words that a chunk of this shape can take."""
     blocks = prod(-(-n // b) for n, b in zip(shape, block, strict=True))
-    return np.empty(channels * (1 + blocks * (2 + prod(block) * (itemsize // 4 + 1))), np.uint32)
+    return channels * (1 + blocks * (2 + prod(block) * (itemsize // 4 + 1)))
 
 
-def encode(labels: NDArray[Any], start: Triple, shape: Triple, block: Triple, room: Words) -> Words:
-    """A chunk of labels (c, z, y, x) in C order, uint32 or uint64: the box of a shape from ``start`` on.
+def encode_row(
+    labels: NDArray[Any], start: Triple, shape: Triple, chunk: int, block: Triple, rooms: NDArray[np.uint32]
+) -> list[Words]:
+    """A row of chunks along x, of labels (c, z, y, x) in C order, uint32 or uint64.
 
-    ``block`` is the format's: voxels (z, y, x) that share a table.
+    A row, because memory is read in long lines several times as fast as in those of a chunk.
+
+    Parameters
+    ----------
+    labels
+        All labels.
+    start, shape
+        Where the row begins in them (z, y, x), and its voxels.
+    chunk
+        Voxels of a chunk along x; the last one may have fewer.
+    block
+        The format's: voxels (z, y, x) that share a table.
+    rooms
+        (chunks, words) to work in, see `room_for`: most of it is never touched.
 
     Raises
     ------
     DestinationError
-        The chunk has more labels than the format can address.
+        A chunk has more labels than the format can address.
     """
-    end = len(labels)
+    ends = np.full(-(-shape[2] // chunk), len(labels))
     for c in range(len(labels)):
-        room[c] = end
-        words = encode_channel(labels[c], start, shape, block, labels.itemsize // 4, room[end:])
-        if words < 0:
+        rooms[: len(ends), c] = ends
+        if not encode_channel(labels[c], start, shape, chunk, block, labels.itemsize // 4, rooms, ends):
             raise DestinationError(
-                f"A chunk of {shape} voxels (z, y, x) has too many different labels for compressed_segmentation.",
+                f"A chunk of {(*shape[:2], chunk)} voxels (z, y, x) has too many different labels for "
+                "compressed_segmentation.",
                 f"The encoding finds tables of labels within {4 * ADDRESSED >> 20} MiB, which random labels exceed.",
                 ["take smaller chunks: chunks=(64, 64, 64)", 'or another encoding: encoding="raw"'],
             )
-        end += words
-    return room[:end].astype("<u4")
+    return [room[:end].astype("<u4") for room, end in zip(rooms, ends, strict=False)]
 
 
 @compiled
-def encode_channel(labels: NDArray[Any], start: Triple, shape: Triple, block: Triple, width: int, room: Words) -> int:
-    """Encode one channel into ``room``; returns how many words it took, -1 where a table lies out of reach.
+def encode_channel(
+    labels: NDArray[Any], start: Triple, shape: Triple, chunk: int, block: Triple, width: int,
+    rooms: NDArray[np.uint32], ends: NDArray[np.int64],
+) -> bool:  # fmt: skip
+    """Encode one channel behind the ``ends`` of its rooms, which move; whether all tables lie within reach.
 
     A label has ``width`` words.
     """
-    grid = -(-shape[0] // block[0]), -(-shape[1] // block[1]), -(-shape[2] // block[2])
-    end = 2 * grid[0] * grid[1] * grid[2]
+    begins, headers = ends.copy(), np.zeros(len(ends), np.int64)
+    layers = -(-shape[0] // block[0]) * -(-shape[1] // block[1])
+    for i in range(len(ends)):
+        ends[i] = 2 * layers * -(-min(chunk, shape[2] - i * chunk) // block[2])
     size = block[0] * block[1] * block[2]
     table, rows = np.empty(size, labels.dtype), np.empty(size, np.uint16)
     slots = 1
-    while slots < end:  # twice as many as tables
+    while slots < 2 * layers * -(-chunk // block[2]):  # twice as many as tables
         slots *= 2
-    known: Any = np.zeros((slots, 2), np.int64)  # where a table is, and its length; 0 where none is
-    header, differ = 0, np.empty(shape[2], labels.dtype)
+    known: Any = np.zeros((len(ends), slots, 2), np.int32)  # where a table is, and its length; 0 where none is
+    differ = np.empty(shape[2], labels.dtype)
     for z in range(start[0], start[0] + shape[0], block[0]):
         below = min(z + block[0], start[0] + shape[0])
         for y in range(start[1], start[1] + shape[1], block[1]):
@@ -82,47 +101,59 @@ def encode_channel(labels: NDArray[Any], start: Triple, shape: Triple, block: Tr
                     other = labels[plane, line, start[2] : start[2] + shape[2]]
                     for x in range(len(other)):
                         differ[x] |= other[x] ^ one[x]
-            for x in range(0, shape[2], block[2]):
-                right, count = min(x + block[2], shape[2]), 1
-                table[0], changes = one[x], differ[x]
-                for i in range(x + 1, right):
-                    changes |= differ[i] | (one[i] ^ one[x])
-                if changes:
-                    part = labels[z:below, y:back, start[2] + x : start[2] + right]
-                    count = tabulate(part, block, table, rows)
-                slot = slot_of(known, table, count, room, width)
-                if not known[slot, 1]:
-                    if end >= ADDRESSED:
-                        return -1
-                    known[slot] = end, count
-                    for i in range(count):
-                        room[end] = np.uint32(table[i] & labels.dtype.type(0xFFFFFFFF))
-                        if width == 2:
-                            room[end + 1] = np.uint32(table[i] >> labels.dtype.type(32))
-                        end += width
-                bits = 0
-                while 1 << bits < count:
-                    bits = 2 * bits if bits else 1
-                room[header], room[header + 1] = known[slot, 0] | bits << 24, end
-                header += 2
-                if bits:
-                    words = (size * bits + 31) // 32
-                    pack(rows, bits, room[end : end + words])
-                    end += words
-    return int(end)
+            for i in range(len(ends)):
+                room, tables, header, end = rooms[i, begins[i] :], known[i], headers[i], ends[i]
+                stop = min((i + 1) * chunk, shape[2])
+                for x in range(i * chunk, stop, block[2]):
+                    right, count = min(x + block[2], stop), 1
+                    table[0], changes = one[x], differ[x]
+                    for n in range(x + 1, right):
+                        changes |= differ[n] | (one[n] ^ one[x])
+                    if changes:
+                        corner, inside = (z, y, start[2] + x), (below - z, back - y, right - x)
+                        count = tabulate(labels, corner, inside, block, table, rows)
+                    slot = slot_of(tables, table, count, room, width)
+                    if not tables[slot, 1]:
+                        if end >= ADDRESSED:
+                            return False
+                        tables[slot] = end, count
+                        for n in range(count):
+                            room[end] = np.uint32(table[n] & labels.dtype.type(0xFFFFFFFF))
+                            if width == 2:
+                                room[end + 1] = np.uint32(table[n] >> labels.dtype.type(32))
+                            end += width
+                    bits = 0
+                    while 1 << bits < count:
+                        bits = 2 * bits if bits else 1
+                    room[header], room[header + 1] = tables[slot, 0] | bits << 24, end
+                    header += 2
+                    if bits:
+                        words = (size * bits + 31) // 32
+                        pack(rows, bits, room[end : end + words])
+                        end += words
+                headers[i], ends[i] = header, end
+    ends += begins
+    return True
 
 
 @compiled
-def tabulate(part: NDArray[Any], block: Triple, table: NDArray[Any], rows: NDArray[np.uint16]) -> int:
-    """The labels of a block in order, and which of them each voxel has; returns how many there are."""
-    count, last, known = 1, 0, part[0, 0, 0]
+def tabulate(
+    labels: NDArray[Any], corner: Triple, shape: Triple, block: Triple, table: NDArray[Any], rows: NDArray[np.uint16]
+) -> int:
+    """The labels of a block in order, and which of them each voxel has; returns how many there are.
+
+    Of ``block`` voxels (z, y, x) those in ``shape`` are in the chunk, from ``corner`` on.
+    """
+    flat, count, last, known = labels.reshape(-1), 1, 0, labels[corner]
     table[0] = known
-    rows[:] = 0  # also of voxels beyond the end of the volume
-    for z in range(part.shape[0]):
-        for y in range(part.shape[1]):
-            row = (z * block[1] + y) * block[2]
-            for x in range(part.shape[2]):
-                label = part[z, y, x]
+    rows[:] = 0  # also of voxels beyond the end of the chunk
+    for z in range(shape[0]):
+        for y in range(shape[1]):
+            # Unsigned numbers, because numba looks at each index whether it counts from the end.
+            voxel = np.uint64(((corner[0] + z) * labels.shape[1] + corner[1] + y) * labels.shape[2] + corner[2])
+            row = np.uint64((z * block[1] + y) * block[2])
+            for _ in range(shape[2]):
+                label = flat[voxel]
                 if label != known:  # neighbours are mostly alike
                     known, last = label, 0
                     while last < count and table[last] != known:
@@ -130,7 +161,9 @@ def tabulate(part: NDArray[Any], block: Triple, table: NDArray[Any], rows: NDArr
                     if last == count:
                         table[count] = known
                         count += 1
-                rows[row + x] = last
+                rows[row] = last
+                voxel += np.uint64(1)
+                row += np.uint64(1)
     if ordered(table, count):
         return count
     places = np.arange(count).astype(np.uint16)  # of labels in the order in which they were met

@@ -1,4 +1,4 @@
-"""Whole files on a local disk, written past the system's cache.
+"""Whole files on a local disk, large ones written past the system's cache.
 
 A copy into the cache takes longer than the disk does, in the system, and pushes out what others read; and what is
 written here is larger than memory anyway.
@@ -10,8 +10,9 @@ import os
 import uuid
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,13 @@ from numpy.typing import NDArray
 from chunkinfer.storage.store import LOCK
 
 AT_A_TIME = 8
-"""Files that a block writes at a time: disks keep many at once."""
+"""Files that a process writes at a time: disks keep many at once."""
 
 ALIGNMENT = 4096
 """Bytes: what goes past the cache is written in multiples of a disk's blocks, from such addresses."""
+
+LARGE = 1 << 19
+"""Bytes from which on a file goes past the cache: for a small one the system does more around it than a copy takes."""
 
 Bytes = NDArray[np.uint8]
 
@@ -44,19 +48,27 @@ def write_files(folder: str, files: Iterable[tuple[str, NDArray[np.generic]]]) -
     """
     os.makedirs(folder, exist_ok=True)
     pending = deque[Future[None]]()
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    try:
         for name, content in files:
-            pending.append(pool.submit(_write, os.path.join(folder, name), content))
+            pending.append(_pool().submit(_write, os.path.join(folder, name), content))
             if len(pending) > 2 * AT_A_TIME:
                 pending.popleft().result()
         for future in pending:
             future.result()
+    finally:
+        wait(pending)
     if os.name == "posix":  # the names
         opened = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads of this process, for all blocks: new ones cost more than a small file."""
+    return ThreadPoolExecutor(AT_A_TIME, "chunkinfer-disk")
 
 
 def _write(path: str, content: NDArray[np.generic]) -> None:
@@ -76,15 +88,21 @@ def _write(path: str, content: NDArray[np.generic]) -> None:
 
 
 def _pour(opened: int, content: NDArray[np.generic]) -> None:
-    """Write the content of a new file, past the cache where the file system can."""
+    """Write the content of a new file, a large one past the cache where the file system can."""
+    if content.nbytes < LARGE:
+        _pour_on(opened, np.ascontiguousarray(content).reshape(-1).view(np.uint8), 0)
+        return
     room = _aligned(-(-content.nbytes // ALIGNMENT) * ALIGNMENT)
     room[content.nbytes :] = 0  # memory of before stays in memory
     np.copyto(room[: content.nbytes].view(content.dtype).reshape(content.shape), content)
-    done = _past_the_cache(opened, room)
-    while done < content.nbytes:
-        done += os.write(opened, room[done : content.nbytes].data)
+    _pour_on(opened, room[: content.nbytes], _past_the_cache(opened, room))
     if os.fstat(opened).st_size > content.nbytes:
         os.ftruncate(opened, content.nbytes)
+
+
+def _pour_on(opened: int, content: Bytes, done: int) -> None:
+    while done < len(content):
+        done += os.write(opened, content[done:].data)
 
 
 def _past_the_cache(opened: int, room: Bytes) -> int:

@@ -21,6 +21,9 @@ RUN = 1 << 18
 SIDE = 64
 """Voxels per axis of what counts as a chunk, where the file has none."""
 
+LONG = 1 << 14
+"""Bytes of a row that count as one chunk: whole rows are read in longer runs."""
+
 
 def spec(file: Stored, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], order: str) -> dict[str, Any]:
     """What `Flat` takes.
@@ -35,9 +38,13 @@ def spec(file: Stored, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     return {**file.spec, "offset": offset, "shape": list(shape), "type": dtype.str, "order": order}
 
 
-def chunks(stored: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def chunks(stored: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype[Any], order: str = "C") -> tuple[int, ...]:
     """What counts as a chunk of an array that has none."""
-    return tuple(min(size, SIDE) if dim in "zyx" else 1 for dim, size in zip(stored, shape, strict=True))
+    sides = [min(size, SIDE) if dim in "zyx" else 1 for dim, size in zip(stored, shape, strict=True)]
+    row = 0 if order == "F" else len(shape) - 1
+    if stored[row] in "zyx" and shape[row] * dtype.itemsize <= LONG:
+        sides[row] = shape[row]
+    return tuple(sides)
 
 
 class Flat:
@@ -74,10 +81,11 @@ class Flat:
             return np.asarray(mapped[index])
         box = np.empty(sizes, self.dtype)
         room = box.reshape(-1).view(np.uint8).data
+        steps = [math.prod(shape[i + 1 :]) * self.dtype.itemsize for i in range(axis + 1)]
+        first = self.offset + index[axis].start * steps[axis]
         places = itertools.product(*(range(part.start, part.stop) for part in index[:axis]))
         for start, lead in zip(range(0, len(room), run), places, strict=True):
-            at = (*lead, index[axis].start, *(0,) * (len(shape) - axis - 1))
-            place = self.offset + int(np.ravel_multi_index(at, shape)) * self.dtype.itemsize
+            place = first + sum(i * step for i, step in zip(lead, steps, strict=False))
             done = 0
             while done < run:
                 read = os.preadv(self.file, [room[start + done : start + run]], place + done)

@@ -46,14 +46,18 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
             offset = {d: whole(affine[i, 3] / sizes[d]) for i, d in enumerate("xyz") if d in sizes}
         else:
             names["affine"] = affine.tolist()
-    chunks = shape if zipped else flat.chunks(stored, shape)
+    chunks = shape if zipped else flat.chunks(stored, shape, dtype, "F")
     return Contents(stored, shape, dtype, chunks, spec, Placement(sizes, unit, offset), names)
 
 
 def opened(spec: Mapping[str, Any], version: str) -> Any:
     """The voxels, by boxes, in the order (x, y, z, t, c); intensities are scaled as the header says."""
     values = _image(spec).dataobj
-    return np.asanyarray(values) if spec["gzip"] else values
+    if not spec["gzip"]:
+        return values
+    decoded = np.asanyarray(values)
+    decoded.flags.writeable = False  # all boxes are views of it
+    return decoded
 
 
 def _image(spec: Mapping[str, Any]) -> Any:

@@ -176,7 +176,10 @@ def _of_file(source: Source, bounds: Bounds) -> NDArray[Any]:
     axes = source.spec["axes"]
     box = tuple(bounds[source.dims.index(dim)] for dim in axes)
     values = readers.read(source.format, source.url, source.spec, source.version, box)
-    return np.array(values.transpose([axes.index(dim) for dim in source.dims]), source.dtype)
+    turned = values.transpose([axes.index(dim) for dim in source.dims])
+    if values.flags.writeable and not isinstance(values, np.memmap):
+        return np.ascontiguousarray(turned, source.dtype)
+    return np.array(turned, source.dtype, order="C")  # of a map, or of what the reader keeps
 
 
 READERS = {"precomputed": _precomputed, **dict.fromkeys(readers.OPENERS, _of_file)}
