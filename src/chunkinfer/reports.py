@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import platform
 import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from chunkinfer import notebooks
 from chunkinfer.events import BLOCK_DONE, BLOCK_FAILED, BLOCK_SLOW, RETRY, WORKER_CAME, WORKER_LOST, Event
 
 
@@ -116,11 +116,7 @@ class RunReport:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{k}</th><td style='text-align:left'>{html.escape(v)}</td></tr>"
-            for k, v in self._rows()
-        )
-        return f"<table>{rows}</table>"
+        return notebooks.facts(self._rows())
 
 
 class Progress:

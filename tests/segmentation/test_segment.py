@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,17 @@ def test_the_result_says_what_it_is(threads: Client) -> None:
     assert repr(found).startswith("segmentation")
     assert "no agglomeration" in repr(found)
     assert found._repr_html_().startswith("<table>")
+
+
+def test_a_bucket_holds_a_segmentation(s3_server: str, threads: Client) -> None:
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/objects", method="PUT")).close()
+    affinities = smooth(12, 12, 12)
+    here = ci.segment(affinities, block=(6, 6, 6), client=threads, merge_size=20, **QUIET)
+    how: dict[str, Any] = {"block": (6, 6, 6), "client": threads, "merge_size": 20, **QUIET}
+    there = ci.segment(affinities, "s3://objects/seg", **how)
+    assert np.array_equal(there.labels.values, here.labels.values)
+    again = ci.segment(affinities, "s3://objects/seg", **how)
+    assert sum(report.computed for report in again.reports.values()) == 0
 
 
 # Crashes

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from chunkinfer import notebooks
 from chunkinfer.geometry import Box
 
 
@@ -146,12 +146,5 @@ class AuditReport:
 
     def _repr_html_(self) -> str:
         head, *body = self._table()
-        cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
-        rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
-        left = "<{} style='text-align:left'>"
-        facts = "".join(
-            f"<tr>{left.format('th')}{html.escape(k)}</th>{left.format('td')}{html.escape(v)}</td></tr>"
-            for k, v in self._facts()
-            if v
-        )
-        return f"<table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table><table>{facts}</table>"
+        facts = ((name, value) for name, value in self._facts() if value)
+        return notebooks.table(head, body) + notebooks.facts(facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chunkinfer import notebooks
 from chunkinfer.errors import DestinationError
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.storage.files import Files
@@ -276,15 +276,10 @@ class Status:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left'"
-        rows = "".join(
-            f"<tr><th {left}>{name}</th><td {left}>{html.escape(value)}</td></tr>"
-            for name, value in self._rows()
-            if value
-        )
+        rows = notebooks.facts((name, value) for name, value in self._rows() if value)
         image = b64encode(self.picture().png()).decode()
         names = "slabs along z; blue is done, grey is missing, orange failed"
-        return f"<table>{rows}</table><img alt='{names}' title='{names}' src='data:image/png;base64,{image}'>"
+        return f"{rows}<img alt='{names}' title='{names}' src='data:image/png;base64,{image}'>"
 
 
 def ledger_at(url: str | os.PathLike[str]) -> tuple[Ledger, dict[str, Any]]:

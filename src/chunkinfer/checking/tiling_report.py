@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from chunkinfer import notebooks
 from chunkinfer.errors import PlanError
 from chunkinfer.viewers.curves import Point, pareto
 
@@ -219,14 +219,7 @@ class TilingErrors:
 
     def _repr_html_(self) -> str:
         head, *body = self._table()
-        cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
-        rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
-        left = "<{} style='text-align:left'>"
-        facts = "".join(
-            f"<tr>{left.format('th')}{html.escape(k)}</th>{left.format('td')}{html.escape(v)}</td></tr>"
-            for k, v in self._facts()
-        )
-        return f"<table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table><table>{facts}</table>"
+        return notebooks.table(head, body) + notebooks.facts(self._facts())
 
 
 def on_front(costs: Sequence[float], errors: Sequence[float]) -> list[bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer import notebooks
 from chunkinfer.blockwise import Lease, Store, active_client, checksum
 from chunkinfer.checking.reopening import reopened
 from chunkinfer.checking.status import duration, grid_of, ledger_at
@@ -187,9 +187,7 @@ class VerifyReport:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left'"
-        rows = (f"<tr><th {left}>{k}</th><td {left}>{html.escape(v)}</td></tr>" for k, v in self._rows() if v)
-        return f"<table>{''.join(rows)}</table>"
+        return notebooks.facts((name, value) for name, value in self._rows() if value)
 
 
 class _Looking:

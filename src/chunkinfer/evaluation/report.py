@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer import notebooks
 from chunkinfer.errors import VolumeError
 from chunkinfer.evaluation.laying import Laid
 from chunkinfer.evaluation.mistakes import Errors, lazy_errors, lazy_picture
@@ -251,9 +251,7 @@ class Evaluation:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left'"
-        rows = (f"<tr><th {left}>{n}</th><td {left}>{html.escape(v)}</td></tr>" for n, v in self._rows())
-        return f"<table>{''.join(rows)}</table>"
+        return notebooks.facts(self._rows())
 
 
 def asked_of(table: dict[str, NDArray[Any]], ignore: tuple[int, ...]) -> dict[str, NDArray[Any]]:

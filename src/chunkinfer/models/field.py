@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from fractions import Fraction
 
+from chunkinfer import notebooks
 from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.models.verifying import Seen
 
@@ -116,14 +116,7 @@ class ReceptiveField:
 
     def _repr_html_(self) -> str:
         head, *body = self._table()
-        cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
-        rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
-        left = "<{} style='text-align:left'>"
-        facts = "".join(
-            f"<tr>{left.format('th')}{html.escape(k)}</th>{left.format('td')}{html.escape(v)}</td></tr>"
-            for k, v in self._facts()
-        )
-        return f"<table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table><table>{facts}</table>"
+        return notebooks.table(head, body) + notebooks.facts(self._facts())
 
 
 def sizes(axis: AxisContract) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from chunkinfer import notebooks
 
 if TYPE_CHECKING:
     from chunkinfer.planning.memory import Terms
@@ -47,14 +48,7 @@ def text(plan: Plan) -> str:
 def as_html(plan: Plan) -> str:
     """For notebooks."""
     head, *body = _table(plan)
-    cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
-    left = "<{} style='text-align:left'>"
-    facts = "".join(
-        f"<tr>{left.format('th')}{html.escape(k)}</th>{left.format('td')}{html.escape(v)}</td></tr>"
-        for k, v in _facts(plan)
-    )
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table><table>{facts}</table>"
+    return notebooks.table(head, body) + notebooks.facts(_facts(plan))
 
 
 def _table(plan: Plan) -> list[list[str]]:

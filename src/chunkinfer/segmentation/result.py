@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer import notebooks
 from chunkinfer.blockwise.derived import derived_array
 from chunkinfer.errors import PlanError
 from chunkinfer.geometry import BlockGrid
@@ -103,11 +103,7 @@ class Segmentation:
         return "\n".join(f"{name:<12} {value}" for name, value in self._about())
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in self._about()
-        )
-        return f"<table>{rows}</table>"
+        return notebooks.facts(self._about())
 
     def _about(self) -> list[tuple[str, str]]:
         shape, (label, size) = self.fragments.shape, self._objects

@@ -25,7 +25,7 @@ AT_A_TIME = 8
 ALIGNMENT = 4096
 """Bytes: what goes past the cache is written in multiples of a disk's blocks, from such addresses."""
 
-LARGE = 1 << 19
+LARGE = 1 << 17
 """Bytes from which on a file goes past the cache: for a small one the system does more around it than a copy takes."""
 
 Bytes = NDArray[np.uint8]
