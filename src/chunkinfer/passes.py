@@ -89,7 +89,8 @@ class Tables(Sequence[dict[str, NDArray[Any]]]):
 def told(volume: Volume) -> dict[str, Any]:
     """What a volume is, for the header of a pass: another one with the same settings is refused.
 
-    What has no URL is known by the name of its lazy array, which dask makes of all that it is computed from.
+    What has no URL is known by the name of its lazy array, which dask makes of all that it is computed from; of objects
+    that it cannot look into, the name is another one in each process.
     """
     about = describe_source(volume)
     return {("computed" if name == "array" else name): value for name, value in about.items()}

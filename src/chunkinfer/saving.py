@@ -29,7 +29,7 @@ from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer, Sourc
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.kernel import cores
-from chunkinfer.planning import COPY_BYTES, WORTH_A_TASK, choose_layout, copy_block, every_axis
+from chunkinfer.planning import COPY_BYTES, ROW, WORTH_A_TASK, choose_layout, copy_block, every_axis
 from chunkinfer.pyramids import (
     Finest,
     Pyramid,
@@ -342,13 +342,15 @@ class _Saving:
 
     def _copy_block(self, own: Sequence[int], regular: bool) -> tuple[int, ...]:
         """For arrays without a network: their own chunks where these are worth a task, otherwise boxes of any kind."""
-        itemsize = self.array.dtype.itemsize
-        unit, block = copy_block(self.url, self.format, self.array.shape, self.volume.dims, itemsize, self.asked, own)
-        whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, self.array.shape, strict=True))
-        origin = origin_of(self.array)
-        # Boxes of any kind are read from a store; and what lies in memory here travels once, not with each task.
-        worth = COPY_BYTES if isinstance(origin, Source) else WORTH_A_TASK
+        shape, itemsize, origin = self.array.shape, self.array.dtype.itemsize, origin_of(self.array)
+        read = list(own)
+        if isinstance(origin, Source) and (row := origin.row) is not None and shape[row] * itemsize <= ROW:
+            read[row] = shape[row]
+        unit, block = copy_block(self.url, self.format, shape, self.volume.dims, itemsize, self.asked, read)
+        whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, shape, strict=True))
+        # What lies in memory here travels once, not with each task; of what is stored, boxes of any kind are read.
         here = isinstance(origin, np.ndarray)
+        worth = COPY_BYTES if isinstance(origin, Source) else WORTH_A_TASK
         self.fused = regular and whole and not here and prod(own) * itemsize >= worth
         return tuple(own) if self.fused else block
 

@@ -117,6 +117,17 @@ def test_source_chunks_are_read_about_once(copy: Copy, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(ci.open_volume("cubes.zarr").values, wide)
 
 
+def test_rows_of_a_flat_file_are_copied_whole(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = np.arange(64 * 128 * 512, dtype="u4").reshape(64, 128, 512)
+    np.save("wide.npy", wide)
+    monkeypatch.setattr("chunkinfer.planning.layout.COPY_BYTES", 7 << 20)
+    copy("wide.npy", "wide.precomputed", chunks=(64, 64, 64))
+    header = Ledger(Files("wide.precomputed")).header()
+    assert header is not None
+    assert header["destination"]["counts"] == [1, 2, 1]
+    np.testing.assert_array_equal(ci.open_volume("wide.precomputed").values, wide)
+
+
 KILLED = """
 import os, signal, sys, time
 import chunkinfer as ci

@@ -322,6 +322,9 @@ KILLED = """
     current = passes.run_pass
 
     def run_pass(url, name, *args, **how):
+        if stage == f"before {name}":
+            os.kill(os.getpid(), signal.SIGKILL)
+
         def kill(event):
             if name.startswith(stage) and event.kind == BLOCK_DONE:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -336,7 +339,18 @@ KILLED = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stage", ["fragments", "up-1", "up-2", "down-2", "down-1", "agglomerated-1", "agglomerated-2", "objects"]
+    "stage",
+    [
+        "before fragments",
+        "fragments",
+        "up-1",
+        "up-2",
+        "down-2",
+        "down-1",
+        "agglomerated-1",
+        "agglomerated-2",
+        "objects",
+    ],
 )
 def test_a_kill_in_each_stage_changes_nothing(tmp_path: Path, stage: str) -> None:
     affinities = smooth(24, 12, 12)

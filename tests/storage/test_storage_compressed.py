@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +98,36 @@ def test_files_hold_what_they_were_given(tmp_path_factory: Any, sizes: list[int]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         name: content.tobytes() for name, content in contents.items()
     }
+
+
+def test_blocks_of_several_threads_share_writers(tmp_path: Path) -> None:
+    def write(folder: int) -> None:
+        write_files(str(tmp_path / str(folder)), ((str(i), np.full(folder + i, i, "u1")) for i in range(99)))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(8)))
+    for folder in range(8):
+        assert [(tmp_path / str(folder) / str(i)).stat().st_size for i in range(99)] == [folder + i for i in range(99)]
+
+
+FORKED = """
+    import os, sys
+    import numpy as np
+    from chunkinfer.storage.disk import write_files
+
+    write_files(sys.argv[1], [("a", np.zeros(9, "u1"))])
+    child = os.fork()
+    if not child:
+        write_files(sys.argv[1], [("b", np.zeros(9, "u1"))])
+        os._exit(0)
+    sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_process_writes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", textwrap.dedent(FORKED), tmp_path], check=True, timeout=60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_a_view_is_stored_in_c_order(tmp_path: Path) -> None:

@@ -328,6 +328,8 @@ def test_npy(tmp_path: Path, order: str) -> None:
     assert source.chunks == ARRAY.shape
     np.testing.assert_array_equal(source[2:5, ::1, 7], ARRAY[2:5, :, 7])
     assert source[0].dtype == np.dtype("u2")
+    assert source.row == {"C": 2, "F": 0}[order]
+    assert source.cropped(((0, 1), (0, 1), (0, 1))).row is None
 
 
 def test_npy_with_objects_or_cut_short(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from chunkinfer.planning.costs import Prices
 from chunkinfer.planning.forms import PerAxis, every_axis
-from chunkinfer.planning.layout import COPY_BYTES, WORTH_A_TASK, choose_layout, copy_block
+from chunkinfer.planning.layout import COPY_BYTES, ROW, WORTH_A_TASK, choose_layout, copy_block
 from chunkinfer.planning.make import Planning, grid_for_exchange
 from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.show import human_bytes
@@ -10,6 +10,7 @@ from chunkinfer.planning.wishes import Place, Stored, Wishes, positive
 
 __all__ = [
     "COPY_BYTES",
+    "ROW",
     "WORTH_A_TASK",
     "PerAxis",
     "Place",

@@ -11,14 +11,17 @@ from chunkinfer.errors import PlanError
 from chunkinfer.geometry import round_up
 from chunkinfer.storage import write_unit
 
+ROW = 1 << 14
+"""Bytes of a row of a flat file that a block takes as a whole: rows that follow each other are read in one run."""
+
 CHUNK = 64
 """Voxels along each spatial axis of a chunk, about: what viewers and readers like to fetch."""
 
 COPY_BYTES = 64 << 20
-"""Bytes of a block of an array without a network, about."""
+"""Bytes of a block of an array without a network: at least so many where the array has them, at most twice."""
 
 WORTH_A_TASK = 8 << 20
-"""Bytes of a lazy chunk from which on it is stored as it is."""
+"""Bytes of a computed chunk from which on it is stored as it is."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +102,8 @@ class Chunks:
         """For chunks of a box of the volume: ``array`` along its own axes, ``voxels`` as (c, z, y, x)."""
         if self.encoding == "raw":
             return partial(_as_they_are, voxels.astype(voxels.dtype.newbyteorder("<"), copy=False))
-        if self.encoding == "compressed_segmentation":
+        # Of larger blocks than anybody makes, labels could not be numbered in 16 bits.
+        if self.encoding == "compressed_segmentation" and prod(self.block) <= 1 << 16:
             return partial(_packed, np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("=")), self.block)
         return partial(self._by_the_driver, self._twin(index, array))
 

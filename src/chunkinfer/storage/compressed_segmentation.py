@@ -66,7 +66,7 @@ def encode_row(
                 f"The encoding finds tables of labels within {4 * ADDRESSED >> 20} MiB, which random labels exceed.",
                 ["take smaller chunks: chunks=(64, 64, 64)", 'or another encoding: encoding="raw"'],
             )
-    return [room[:end].astype("<u4") for room, end in zip(rooms, ends, strict=False)]
+    return [room[:end].astype("<u4") for room, end in zip(rooms, ends, strict=True)]
 
 
 @compiled

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from chunkinfer.storage.store import LOCK
 
-AT_A_TIME = 8
+AT_A_TIME = min(max(8, 2 * (os.cpu_count() or 1)), 32)
 """Files that a process writes at a time: disks keep many at once."""
 
 ALIGNMENT = 4096
@@ -71,6 +71,10 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(AT_A_TIME, "chunkinfer-disk")
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not inherited
+
+
 def _write(path: str, content: NDArray[np.generic]) -> None:
     unfinished = f"{path}.{uuid.uuid4().hex}{LOCK}"
     try:
@@ -81,7 +85,7 @@ def _write(path: str, content: NDArray[np.generic]) -> None:
         finally:
             os.close(opened)
         os.replace(unfinished, path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             os.unlink(unfinished)
         raise

@@ -21,9 +21,6 @@ RUN = 1 << 18
 SIDE = 64
 """Voxels per axis of what counts as a chunk, where the file has none."""
 
-LONG = 1 << 14
-"""Bytes of a row that count as one chunk: whole rows are read in longer runs."""
-
 
 def spec(file: Stored, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], order: str) -> dict[str, Any]:
     """What `Flat` takes.
@@ -38,13 +35,9 @@ def spec(file: Stored, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     return {**file.spec, "offset": offset, "shape": list(shape), "type": dtype.str, "order": order}
 
 
-def chunks(stored: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype[Any], order: str = "C") -> tuple[int, ...]:
+def chunks(stored: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """What counts as a chunk of an array that has none."""
-    sides = [min(size, SIDE) if dim in "zyx" else 1 for dim, size in zip(stored, shape, strict=True)]
-    row = 0 if order == "F" else len(shape) - 1
-    if stored[row] in "zyx" and shape[row] * dtype.itemsize <= LONG:
-        sides[row] = shape[row]
-    return tuple(sides)
+    return tuple(min(size, SIDE) if dim in "zyx" else 1 for dim, size in zip(stored, shape, strict=True))
 
 
 class Flat:

@@ -41,7 +41,7 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
             stored,
             dataset.shape,
             dataset.dtype,
-            dataset.chunks or flat.chunks(stored, dataset.shape, dataset.dtype),
+            dataset.chunks or flat.chunks(stored, dataset.shape),
             {**file.spec, "name": name},
             from_attributes(attributes, stored),
             {key: value for key, value in attributes.items() if key not in READ and value is not None},

@@ -46,7 +46,7 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
     spec = flat.spec(file, offset, tuple(map(int, shape)), dtype, "C")
     unit = "angstrom" if known else ""
     return Contents(
-        stored, tuple(map(int, shape)), dtype, flat.chunks(stored, shape, dtype), spec, Placement(known, unit, first)
+        stored, tuple(map(int, shape)), dtype, flat.chunks(stored, shape), spec, Placement(known, unit, first)
     )
 
 

@@ -46,7 +46,7 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
             offset = {d: whole(affine[i, 3] / sizes[d]) for i, d in enumerate("xyz") if d in sizes}
         else:
             names["affine"] = affine.tolist()
-    chunks = shape if zipped else flat.chunks(stored, shape, dtype, "F")
+    chunks = shape if zipped else flat.chunks(stored, shape)
     return Contents(stored, shape, dtype, chunks, spec, Placement(sizes, unit, offset), names)
 
 

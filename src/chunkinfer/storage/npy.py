@@ -28,7 +28,7 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
             raise ValueError("it holds Python objects, which would be unpickled")
         stored = recognise(None, len(shape), file.url)
         spec = flat.spec(file, stream.tell(), shape, dtype, "F" if fortran else "C")
-    return Contents(stored, shape, dtype, flat.chunks(stored, shape, dtype, spec["order"]), spec)
+    return Contents(stored, shape, dtype, flat.chunks(stored, shape), spec)
 
 
 def opened(spec: Mapping[str, Any], version: str) -> Flat:

@@ -63,6 +63,13 @@ class Source:
         """Number of axes."""
         return len(self.shape)
 
+    @property
+    def row(self) -> int | None:
+        """The axis along which all voxels lie one behind the other in a flat file; None where there are chunks."""
+        if "order" not in self.spec or self.start:
+            return None
+        return self.dims.index(self.spec["axes"][0 if self.spec["order"] == "F" else -1])
+
     def cropped(self, box: Bounds) -> Source:
         """The part of the array in a box, with indices from 0: nothing else is ever looked at, however large it is."""
         first = self.start or (0,) * self.ndim
@@ -177,9 +184,9 @@ def _of_file(source: Source, bounds: Bounds) -> NDArray[Any]:
     box = tuple(bounds[source.dims.index(dim)] for dim in axes)
     values = readers.read(source.format, source.url, source.spec, source.version, box)
     turned = values.transpose([axes.index(dim) for dim in source.dims])
-    if values.flags.writeable and not isinstance(values, np.memmap):
+    if values.flags.writeable:
         return np.ascontiguousarray(turned, source.dtype)
-    return np.array(turned, source.dtype, order="C")  # of a map, or of what the reader keeps
+    return np.array(turned, source.dtype, order="C")  # readers make what they keep read-only: maps, decoded files
 
 
 READERS = {"precomputed": _precomputed, **dict.fromkeys(readers.OPENERS, _of_file)}
