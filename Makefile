@@ -8,10 +8,12 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/demo.done
 	$(BIN)/chunkinfer demo demo-output
 
-# A process per core, which takes over what another has not come to. Of a folder, nearly all tests run in one process,
-# and so the services and clusters that they share start once.
+# A process more than there are cores, because tests wait now and then; each takes over what another has not come to.
+# Of a folder, nearly all tests run in one process, and so the services and clusters that they share start once.
+PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(1 + (os.cpu_count() or 1), 5))")
+
 test: check
-	$(BIN)/pytest -m "not slow or smoke" -n logical --maxprocesses 4 --dist worksteal
+	EXAMPLES=$${EXAMPLES:-30} $(BIN)/pytest -m "not slow or smoke" -n $(PROCESSES) --dist worksteal
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -87,6 +87,8 @@ def test_an_engine_that_is_not_there(fakes: Callable[..., list[Fake]]) -> None:
     assert "torch" in caught.value.means
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_auto_takes_the_fastest_that_agrees_with_the_reference(fakes: Callable[..., list[Fake]]) -> None:
     def slow(values: torch.Tensor) -> torch.Tensor:
         time.sleep(0.3)
@@ -140,6 +142,8 @@ def test_identity_gives_back_the_volume() -> None:
 # ---- precision -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_reduced_precision_is_checked_on_the_volume_and_reported(tmp_path: Path) -> None:
     plan = ci.plan(V, NET, precision="bf16", precision_tolerance=1.0, **PATCH)
     assert plan.check is not None

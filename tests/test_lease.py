@@ -22,6 +22,8 @@ from chunkinfer.storage.files import LEASE
 from storage.holding import EVERY, Holder
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_the_second_run_is_refused(tmp_path: Path) -> None:
     with Holder(tmp_path) as holder:
         with pytest.raises(OutputInUse, match=f"process {holder.process.pid} of") as caught, Lease(Files(tmp_path)):
@@ -32,6 +34,8 @@ def test_the_second_run_is_refused(tmp_path: Path) -> None:
         assert holder.process.poll() is None
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_what_a_dead_process_of_this_machine_held_is_taken_at_once(tmp_path: Path) -> None:
     with Holder(tmp_path) as holder:
         holder.process.kill()
@@ -42,6 +46,8 @@ def test_what_a_dead_process_of_this_machine_held_is_taken_at_once(tmp_path: Pat
     assert Files(tmp_path).read(LEASE) is None
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_a_stale_lease_is_taken_over_and_its_holder_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_machine", lambda: "")  # as from another machine: its processes cannot be looked at
     with Holder(tmp_path) as holder:

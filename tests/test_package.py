@@ -90,6 +90,8 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_readme_runs(at_home: Path) -> None:
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -108,6 +110,8 @@ def test_readme_runs(at_home: Path) -> None:
     assert ci.open_volume("affinities.zarr").sizes == {"c": 3, "z": 24, "y": 70, "x": 70}
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_readme_commands_run(at_home: Path) -> None:
     from click.testing import CliRunner
 
@@ -126,6 +130,8 @@ def test_readme_commands_run(at_home: Path) -> None:
     assert ci.open_volume("affinities.precomputed").dtype == np.uint8
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_command_line_errors_are_short(at_home: Path) -> None:
     command = [sys.executable, "-m", "chunkinfer.cli", "plan", "em.zarr", "--model", "absent.pt2"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

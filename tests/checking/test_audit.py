@@ -200,7 +200,11 @@ def test_a_clean_run_has_no_findings(stores: Callable[[str], Path], name: str) -
 
 @pytest.mark.parametrize(
     ("settings", "double"),
-    [pytest.param({"precision": "bf16"}, False, marks=pytest.mark.slow), ({"dtype": "float16"}, False), ({}, True)],
+    [
+        pytest.param({"precision": "bf16"}, False, marks=pytest.mark.slow),
+        pytest.param({"dtype": "float16"}, False, marks=[pytest.mark.slow, pytest.mark.smoke]),
+        ({}, True),
+    ],
 )
 def test_round_off_follows_precision_and_dtype(tmp_path: Path, settings: dict[str, Any], double: bool) -> None:
     """Clean in each, and a difference of ten times the tolerance is found in each."""
@@ -668,6 +672,8 @@ def clean_runs(count: int, seed: int, folder: Path) -> Iterator[AuditReport]:
         made += 1
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_clean_runs_have_no_findings(tmp_path: Path) -> None:
     reports = list(clean_runs(5, 1, tmp_path))
     assert len(reports) == 5

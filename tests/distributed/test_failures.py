@@ -55,7 +55,14 @@ def test_a_failing_block_is_reported_and_the_others_are_stored(
     assert np.array_equal(ci.open_volume(output).values, result.compute(scheduler="synchronous").values)
 
 
-@pytest.mark.parametrize("exchange", [pytest.param(False, marks=pytest.mark.slow), True], ids=["reading", "exchanging"])
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        pytest.param(False, marks=pytest.mark.slow),
+        pytest.param(True, marks=[pytest.mark.slow, pytest.mark.smoke]),
+    ],
+    ids=["reading", "exchanging"],
+)
 def test_a_block_that_fails_for_a_while_is_tried_again(
     client: Client, volume: Any, tmp_path: Path, exchange: bool
 ) -> None:

@@ -80,6 +80,8 @@ def test_a_persisted_volume_exchanges_halos(client: Client, volume: Any, tmp_pat
     assert np.array_equal(ci.open_volume(tmp_path / "out.zarr").values, expected.values)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_a_network_on_a_network(client: Client, volume: Any, tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = ci.infer(volume, Watched(log), patch=18, block=16)

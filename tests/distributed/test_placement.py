@@ -29,6 +29,8 @@ def pids(client: Client) -> dict[int, dict[str, float]]:
     return dict(client.run(look).values())
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 @pytest.mark.parametrize("exchange", [False, True], ids=["reading", "exchanging"])
 def test_kernels_run_one_at_a_time_where_a_gpu_is_declared(
     gpu_client: Client, stored: Stored, tmp_path: Path, exchange: bool

@@ -45,6 +45,8 @@ def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, 200, shape).astype(np.uint8)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_they_share_tasks(client: Client, tasks: list[list[int]], tmp_path: Path) -> None:
     result = quick(Watched(tmp_path / "log"), random(24, 32, 32))
     report = ci.save(result, tmp_path / "out.zarr", progress=False)
@@ -58,6 +60,8 @@ def test_they_share_tasks(client: Client, tasks: list[list[int]], tmp_path: Path
     assert ci.verify(tmp_path / "out.zarr").ok
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_where_a_gpu_is_declared_they_run_there(gpu_client: Client, tasks: list[list[int]], tmp_path: Path) -> None:
     def gpu(dask_worker: Any) -> tuple[int, bool]:
         import os

@@ -388,6 +388,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str
         assert do(objects.majority, "t.npy", "s.npy") == majority(TRUTH, SEGMENTS, **how).to_csv(index=False)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_the_page_of_the_documentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Client, how: dict[str, Any]
 ) -> None:

@@ -146,6 +146,8 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_a_copy_that_was_killed_goes_on(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED], timeout=100)
     assert killed.returncode == -signal.SIGKILL

@@ -292,6 +292,8 @@ def test_a_killed_writers_file_does_not_stop_what_comes_next(copy: Copy) -> None
 # ---- the command line ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_without_a_terminal_nobody_is_asked(copy: Copy) -> None:
     copy("em.npy", "my out.zarr")
     run = [sys.executable, "-m", "chunkinfer.cli", "delete", "my out.zarr"]
@@ -321,6 +323,8 @@ def test_at_a_terminal_somebody_is_asked(copy: Copy, answer: str, there: bool) -
     assert Path("out.zarr").exists() == there
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_in_a_bucket(copy: Copy, s3_server: str) -> None:
     boto3 = pytest.importorskip("boto3")
     client = boto3.client("s3", endpoint_url=s3_server)

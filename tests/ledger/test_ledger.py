@@ -376,6 +376,8 @@ written.compact()
 """
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_a_reader_beside_the_writer_never_sees_fewer_blocks(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None

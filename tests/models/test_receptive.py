@@ -221,6 +221,8 @@ def unet() -> nn.Module:
     return nets.UNet(2, ((2, 2),)).eval()
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_files_of_torch_are_traced_and_verified(unet: nn.Module, tmp_path: Path) -> None:
     x, any_size = torch.zeros(1, 1, 16, 16), torch.export.Dim.DYNAMIC

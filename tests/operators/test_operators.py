@@ -152,6 +152,8 @@ name = op.combine(op.apply(chain, np.sqrt, dtype="f4"), v, np.hypot).data.name
 """
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_names_are_the_same_in_every_process(em: tuple[str, Array], monkeypatch: pytest.MonkeyPatch) -> None:
     run = [sys.executable, "-c", NAMES + "print(name)", em[0]]
     there = subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()

@@ -46,6 +46,8 @@ def same(url: str, expected: object) -> None:
     np.testing.assert_array_equal(stored.values, wanted.values)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 @pytest.mark.usefixtures("at_home")
 def test_a_chain_in_a_process_of_its_own_equals_the_calls() -> None:
     words = "open em.zarr normalize --percentile 1 99 infer unet.pt2 quantize save aff.zarr"
@@ -115,6 +117,8 @@ def test_provenance_leads_to_its_output_only_and_is_replayed_elsewhere(
     assert "0 computed" in do(f"run {files[0]}")  # to its own output: complete
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 @pytest.mark.usefixtures("at_home")
 def test_what_follows_a_save_and_what_opens_it_again() -> None:
     pipeline = chain(

@@ -214,6 +214,8 @@ def test_a_patch_of_the_caller_is_kept_and_its_cost_told() -> None:
     assert best.best == 1
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_calibration(tmp_path: Path) -> None:
     plan = ci.plan(V, NET, calibrate=True, workers=2, max_block_minutes=1e-6)
     assert plan.speed is not None
@@ -237,6 +239,8 @@ def test_calibration_keeps_what_is_given() -> None:
     assert blended.overlap == (8, 8, 8)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_calibrated_results_are_the_same(tmp_path: Path) -> None:
     result = ci.infer(V, NET, calibrate=True)
     with torch.no_grad():

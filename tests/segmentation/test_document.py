@@ -27,6 +27,8 @@ def affinities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     return array
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_the_code_of_the_page_runs(affinities: np.ndarray) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, object] = {}
@@ -36,6 +38,8 @@ def test_the_code_of_the_page_runs(affinities: np.ndarray) -> None:
     assert np.array_equal(ci.open_volume("finer.precomputed").values, found.at(0.7).labels.values)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_the_command_and_the_step_give_the_same(affinities: np.ndarray) -> None:
     words = ["segment", "affinities.zarr", "a.precomputed", "--agglomerate", "0.5", "--pyramid", "--merge-size", "20"]
     result = CliRunner().invoke(main, words, catch_exceptions=False)

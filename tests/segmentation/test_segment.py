@@ -40,7 +40,7 @@ def smooth(*shape: int, seed: int = 0, levels: int = 0) -> np.ndarray:
 # The same for every cut
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     shape=st.tuples(*[st.integers(2, 14)] * 3),
     block=st.tuples(*[st.integers(3, 9)] * 3),
@@ -71,6 +71,8 @@ def test_labels_do_not_depend_on_blocks(
     assert np.array_equal(cut.consecutive().values, np.where(cut.labels.values > 0, order[found], 0))
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_many_blocks_in_a_tree_of_several_levels(threads: Client) -> None:
     affinities = smooth(40, 20, 20)
     how: dict[str, Any] = {"merge_size": 20, "dust_size": 10, "agglomerate": 0.5, "client": threads, **QUIET}
@@ -298,6 +300,8 @@ def test_the_result_says_what_it_is(threads: Client) -> None:
     assert found._repr_html_().startswith("<table>")
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_a_bucket_holds_a_segmentation(s3_server: str, threads: Client) -> None:
     urllib.request.urlopen(urllib.request.Request(f"{s3_server}/objects", method="PUT")).close()
     affinities = smooth(12, 12, 12)

@@ -15,6 +15,8 @@ from clusters import Cluster
 from storage.buckets import FORMATS, Job, download_from, kill_and_resume, survive_faults
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 @pytest.mark.parametrize("suffix", [".zarr", ".precomputed"])
 def test_infer_from_bucket_to_bucket_and_resume(bucket: str, suffix: str) -> None:
     image = np.random.default_rng(0).random((20, 40, 40), dtype="f4")
