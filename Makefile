@@ -8,12 +8,10 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/demo.done
 	$(BIN)/chunkinfer demo demo-output
 
-# A process more than there are cores, because tests wait now and then; each takes over what another has not come to.
-# Of a folder, nearly all tests run in one process, and so the services and clusters that they share start once.
-PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(1 + (os.cpu_count() or 1), 5))")
-
+# A process per core, which takes over what another has not come to. Of a folder, nearly all tests run in one process,
+# and so the services and clusters that they share start once.
 test: check
-	EXAMPLES=$${EXAMPLES:-30} $(BIN)/pytest -m "not slow or smoke" -n $(PROCESSES) --dist worksteal
+	$(BIN)/pytest -m "not slow or smoke" -n logical --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .
@@ -48,22 +46,22 @@ evidence: slow
 	$(BIN)/python benchmarks/hybrid.py | tee benchmarks/hybrid.md
 	$(BIN)/python benchmarks/chain.py | tee benchmarks/chain.md
 	$(BIN)/python benchmarks/reduce.py | tee benchmarks/reduce.md
-	$(BIN)/python benchmarks/segmentation.py | tee benchmarks/segmentation.md
-	$(BIN)/python benchmarks/meshes.py | tee benchmarks/meshes.md
-	$(BIN)/python benchmarks/objects.py | tee benchmarks/objects.md
 	$(BIN)/python benchmarks/gpu.py
 
 # Beside MONAI, nnU-Net, torch-em, a recipe in plain dask and chunkflow; PEERS says which Python has which of them.
 peers: $(VENV)/dev.done
 	$(BIN)/python benchmarks/peers.py $(PEERS) --plot docs/peers.png | tee benchmarks/peers.md
 
-# Beside the tools that read and write the same stores; TOOLS is the Python that has them: benchmarks/pyramid.py, ingest.py
-# and interoperability.py say how it is made.
+# Beside the tools that read and write the same stores, or cut the same affinities; TOOLS is the Python that has them:
+# benchmarks/pyramid.py, ingest.py, interoperability.py, objects.py and meshes.py say how it is made.
 TOOLS ?= tools/bin/python
 tools: $(VENV)/dev.done
 	$(BIN)/python benchmarks/interoperability.py --python $(TOOLS) | tee benchmarks/interoperability.md
 	$(TOOLS) -W ignore benchmarks/pyramid.py | tee benchmarks/pyramid.md
 	$(TOOLS) -W ignore benchmarks/ingest.py | tee benchmarks/ingest.md
+	$(BIN)/python benchmarks/segmentation.py --python $(TOOLS) | tee benchmarks/segmentation.md
+	$(BIN)/python benchmarks/objects.py --python $(TOOLS) | tee benchmarks/objects.md
+	$(TOOLS) benchmarks/meshes.py | tee benchmarks/meshes.md
 
 $(VENV)/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -19,7 +19,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 settings.register_profile(
     "chunkinfer",
     deadline=None,
-    max_examples=int(os.environ.get("EXAMPLES", "20")),
+    max_examples=int(os.environ.get("EXAMPLES", "30")),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("chunkinfer")

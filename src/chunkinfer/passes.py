@@ -73,17 +73,28 @@ class Tables(Sequence[dict[str, NDArray[Any]]]):
                 f"Something deleted it in {FOLDER}/{self.name}-tables, or the pass that writes it has not ended.",
                 ["make the same call again with overwrite=True", "or restore the file"],
             )
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
+        return from_npz(content)
 
     def write(self, box: Box, block: Table) -> Written:
         """Keep the table of a block."""
         index = [edges.index(start) for edges, start in zip(self.grid.edges, box.start, strict=True)]
-        content = io.BytesIO()
-        np.savez(content, **block)  # type: ignore[arg-type]  # names are any
+        content = to_npz(block)
         with stage("write"):
-            self.files.write(f"{self.grid.ravel(index)}.npz", content.getvalue())
-        return Written(len(content.getvalue()), zlib.crc32(content.getvalue()), **drain())
+            self.files.write(f"{self.grid.ravel(index)}.npz", content)
+        return Written(len(content), zlib.crc32(content), **drain())
+
+
+def to_npz(table: Table) -> bytes:
+    """A table as a file."""
+    content = io.BytesIO()
+    np.savez(content, **table)  # type: ignore[arg-type]  # names are any
+    return content.getvalue()
+
+
+def from_npz(content: bytes) -> dict[str, NDArray[Any]]:
+    """The table in a file."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def told(volume: Volume) -> dict[str, Any]:

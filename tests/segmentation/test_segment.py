@@ -40,7 +40,7 @@ def smooth(*shape: int, seed: int = 0, levels: int = 0) -> np.ndarray:
 # The same for every cut
 
 
-@settings(max_examples=8)
+@settings(max_examples=12)
 @given(
     shape=st.tuples(*[st.integers(2, 14)] * 3),
     block=st.tuples(*[st.integers(3, 9)] * 3),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -21,7 +20,7 @@ from chunkinfer.meshes.marching import March
 from chunkinfer.meshes.places import MESH, Place, place_of
 from chunkinfer.meshes.stitching import Stitch, buckets
 from chunkinfer.meshes.surfaces import require
-from chunkinfer.passes import run_pass, told
+from chunkinfer.passes import run_pass, to_npz, told
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.reports import RunReport, versions
 from chunkinfer.storage import Files, Ledger
@@ -213,7 +212,7 @@ class _Meshing:
         name, grid = f"{MESH}-objects", BlockGrid.regular((len(rows),), (1,))
         if Ledger(Files(url, f"{FOLDER}/{name}")).header() is None:
             for number, row in enumerate(rows):
-                lists.write(f"{number}.npz", _npz(row))
+                lists.write(f"{number}.npz", to_npz(row))
         made, report = run_pass(url, name, grid, stitch, {**settings, "versions": versions()}, **how)
 
         how["lease"].check()
@@ -227,12 +226,6 @@ class _Meshing:
         order = np.argsort(objects["label"])
         objects = {column: values[order] for column, values in objects.items()}
         return MeshReport(place.folder.url, self.format, objects, blocks, report)
-
-
-def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # names are ours
-    return content.getvalue()
 
 
 def _block(volume: Volume) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +18,7 @@ from chunkinfer.meshes.marching import unpacked
 from chunkinfer.meshes.octree import octree
 from chunkinfer.meshes.simplifying import simplified
 from chunkinfer.meshes.welding import Faces, Vertices, borders, volume, welded
+from chunkinfer.passes import from_npz
 from chunkinfer.storage import Files
 from chunkinfer.storage.erasing import refused
 from chunkinfer.storage.ranges import content_of
@@ -98,8 +98,7 @@ class Stitch:
                 "It was written before the objects were begun, and something deleted it.",
                 ["make the meshes anew: mesh(labels, url, overwrite=True)", "or restore the file"],
             )
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            rows = dict(arrays)
+        rows = from_npz(content)
         table: dict[str, list[Any]] = {name: [] for name in ("label", "marched", "triangles", "volume", "bytes")}
         shard = []
         writing: list[Any] = []
