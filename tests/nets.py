@@ -531,5 +531,5 @@ REFUSED: dict[str, Entry] = {
     "circular padding": Entry(lambda: nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), ndim=2, layer="(Conv2d)"),
     "slice assignment": Entry(SliceAssigned, ndim=2, layer="(SliceAssigned)"),
     "value read in Python": Entry(Brightest, ndim=2, layer="(Brightest)"),
-    "halves added": Entry(Halves, ndim=2, layer="axis 1"),
+    "halves added": Entry(Halves, ndim=2, layer="Halves"),
 }

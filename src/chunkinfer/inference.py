@@ -57,6 +57,7 @@ class Settings(TypedDict, total=False):
     patch: PerAxis
     overlap: PerAxis
     halo: PerAxis
+    pad: str | None
     block: PerAxis
     window: str | None
     batch: int | None
@@ -93,6 +94,7 @@ def infer(
     patch: PerAxis = None,
     overlap: PerAxis = None,
     halo: PerAxis = None,
+    pad: str | None = None,
     block: PerAxis = None,
     window: str | None = None,
     batch: int | None = None,
@@ -140,6 +142,10 @@ def infer(
     halo
         Less context around each clean zone than was traced, on purpose: input voxels kept on each side. Faster, and an
         approximation; the plan, the report and the output's metadata say so. `tiling_error` measures what it costs.
+    pad
+        "edge" means the volume with its last voxels repeated at the far end, up to lengths at which the network can be
+        cut. By default that is done only where the network refuses the volume's length; the plan, the report and the
+        output's metadata then say which volume is meant.
     block
         Output voxels that one task computes and writes; for exact tiling a multiple of the patch's clean zone.
     window
@@ -213,7 +219,7 @@ def infer(
         The network, a number or the volume does not fit.
     """
     wishes = Wishes(
-        patch=patch, overlap=overlap, halo=halo, block=block, window=window, batch=batch, dtype=dtype,
+        patch=patch, overlap=overlap, halo=halo, pad=pad, block=block, window=window, batch=batch, dtype=dtype,
         precision=precision, precision_tolerance=precision_tolerance, engine=engine, cpu_engine=cpu_engine,
         threads=threads, device=device, normalize=normalize, memory=memory, slots=slots,
         max_block_minutes=max_block_minutes, calibrate=calibrate, activation=activation, channels=channels,
@@ -278,6 +284,8 @@ class _Inference:
     def prepare(cls, given: Any, model: Any, wishes: Wishes, exchange: bool | None) -> _Inference:
         opened = open_model(model)
         volume, trace = _fit(given, opened)
+        if wishes.pad is None and wishes.overlap is None:
+            trace = opened.trace(trace.channels_in, len(volume.frame.space), volume=volume.space_shape)
         if "t" in volume.dims:
             n = volume.array.shape[volume.dims.index("t")]
             raise VolumeError(

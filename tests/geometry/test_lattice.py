@@ -131,7 +131,7 @@ def test_blocks_of_whole_zones_run_each_patch_once(axis: AxisLattice, data: st.D
 @pytest.mark.parametrize(
     ("patch", "words"),
     [
-        (50, "not a size"),  # no multiple of the period
+        (50, "does not fit"),  # no multiple of the period
         (40, "no clean zone"),  # 22 + 22 of context leave nothing
     ],
 )

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from chunkinfer.errors import ModelError
-from chunkinfer.geometry.contract import AxisContract
-from chunkinfer.models.trace import Trace, check_patch, nan_probe, trace
+from chunkinfer.geometry import AxisContract, exact_axis
+from chunkinfer.models.trace import Cut, Place, Trace, at_lengths, check_patches, nan_probe, trace
 from chunkinfer.models.trace.dependence import Flags, Reach
 from chunkinfer.models.trace.subject import subjects
 from nets import EXACT, REFUSED, Entry, PadsToMultiple, UNet, ValidUNet
@@ -516,17 +516,25 @@ def test_a_size_can_be_given() -> None:
 # --- patches ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_patch_with_enough_context_passes_and_one_voxel_less_does_not() -> None:
+def cut(contract: AxisContract, size: int, patch: int, less: int = 0) -> Cut:
+    """An axis as a lattice cuts it, with so many voxels less of context below each clean zone."""
+    axis = exact_axis(contract, size, patch)
+    places = [Place(start, *axis.owned(k)) for k, start in enumerate(axis.starts)]
+    if less:
+        places[1] = Place(places[1].start, places[1].first - less, places[1].stop)
+    return Cut(axis.padded, axis.patch, tuple(places))
+
+
+def test_patches_with_enough_context_pass_and_one_voxel_less_does_not() -> None:
     net = EXACT["plain conv"].make()
     found = trace(net, 1, 3)
-    assert check_patch(net, found, 1, (16, 20, 20), [(3, 13), (4, 16), (4, 16)]) == ()
-    low, high = [(2, 13), (4, 16), (4, 16)], [(3, 13), (4, 16), (4, 17)]
-    (reason,) = check_patch(net, found, 1, (16, 20, 20), low)
-    assert reason.layer == "axis 0"
-    assert "low end" in reason.text
-    (reason,) = check_patch(net, found, 1, (16, 20, 20), high)
-    assert reason.layer == "axis 2"
-    assert "high end" in reason.text
+    cuts = [cut(axis, 61, 20) for axis in found.axes]
+    assert check_patches(net, found, cuts) == ()
+    for axis in range(3):
+        worse = [*cuts[:axis], cut(found.axes[axis], 61, 20, less=1), *cuts[axis + 1 :]]
+        (reason,) = check_patches(net, found, worse)
+        assert reason.layer == f"axis {axis}"
+        assert "1 of the output voxels" in reason.text
 
 
 @pytest.mark.parametrize("name", ["U-Net, transposed", "U-Net, linear", "strided", "downsampling", "valid conv"])
@@ -534,18 +542,17 @@ def test_patches_made_from_the_contract_pass(name: str) -> None:
     entry = EXACT[name]
     net = entry.make()
     found = trace(net, 1, entry.ndim)
-    patch, clean = [], []
+    cuts = []
     for a in found.axes:
-        low = ceil(a.low / a.period) * a.period
-        size = a.accepted_at_least(low + a.high + 2 * a.period)
-        patch.append(size)
-        clean.append((low, low + (size - low - a.high) // a.period * a.period))
-    assert check_patch(net, found, 1, tuple(patch), clean) == ()
+        size = a.accepted_at_least(ceil(a.low / a.period) * a.period + a.high + 2 * a.period)
+        cuts.append(cut(a, size + 5 * a.period, size))
+    assert check_patches(net, found, cuts) == ()
 
 
 def test_a_patch_of_a_size_that_does_not_run() -> None:
     net = EXACT["U-Net, transposed"].make()
-    (reason,) = check_patch(net, trace(net, 1, 3), 1, (16, 17, 16), [(8, 8)] * 3)
+    cuts = [Cut(32, 16, ()), Cut(33, 17, ()), Cut(32, 16, ())]
+    (reason,) = check_patches(net, trace(net, 1, 3), cuts)
     assert "does not run" in reason.text
 
 
@@ -553,7 +560,69 @@ def test_an_output_of_one_voxel() -> None:
     net = ValidUNet(2, 1).eval()
     found = trace(net, 1, 2)
     size = found.axes[0].smallest
-    assert check_patch(net, found, 1, (size, size), [(0, 1), (0, 1)]) == ()
+    at = at_lengths(net, found, (size + 1, size + 1), torch.float32)
+    assert [a.output_size(size + 1) for a in at.axes] == [a.output_size(size) + 1 for a in found.axes] or at == found
     one = nn.Conv2d(1, 1, 3)
-    assert check_patch(one, trace(one, 1, 2), 1, (3, 3), [(0, 1), (0, 1)]) == ()
-    assert check_patch(one, trace(one, 1, 2), 1, (1, 1), [(0, 1), (0, 1)]) != ()
+    contract = trace(one, 1, 2)
+    assert check_patches(one, contract, [cut(a, 9, 3) for a in contract.axes]) == ()
+
+
+# --- lengths of a volume ----------------------------------------------------------------------------------------------
+
+
+class Looks(nn.Module):
+    """A network whose forward looks at the size."""
+
+    def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.how = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self.conv, x)
+
+
+def test_a_strided_layer_takes_odd_lengths_and_gives_what_it_gives_there() -> None:
+    net = nn.Conv2d(1, 2, 3, stride=2, padding=1)
+    found = trace(net, 1, 2)
+    odd = at_lengths(net, found, (29, 30), torch.float32)
+    assert [(a.residues, a.crop, a.output_size(n)) for a, n in zip(odd.axes, (29, 30), strict=True)] == [
+        ((1,), (0, -1), 15),
+        ((0,), (0, 0), 15),
+    ]
+
+
+def test_a_resize_to_the_skip_is_uncut_at_lengths_where_its_ratio_is_no_whole_number() -> None:
+    net = Looks(lambda conv, x: F.interpolate(F.max_pool2d(conv(x), 2), size=x.shape[2:]))
+    found = trace(net, 1, 2)
+    odd, even = at_lengths(net, found, (29, 30), torch.float32).axes
+    assert odd.uncut is not None
+    assert (odd.uncut.shorter, odd.uncut.longer) == (28, 30)
+    assert "resizes by a ratio" in odd.uncut.reason
+    assert even.uncut is None
+
+
+@pytest.mark.parametrize(
+    ("forward", "line"),
+    [
+        (lambda conv, x: conv(x) * (2 if x.shape[2] < 20 else 1), None),
+        (lambda conv, x: conv(x) * float(x.numel()), "conv(x) * float(x.numel())"),
+        (lambda conv, x: conv(x) / x.shape[2], "conv(x) / x.shape[2]"),
+    ],
+)
+def test_a_forward_that_looks_at_the_size_is_told_with_its_line(forward: Any, line: str | None) -> None:
+    found = trace(Looks(forward), 1, 2)
+    if line is None:  # another network below 20, which patches never are
+        assert [a.smallest for a in found.axes] == [20, 1]
+        return
+    assert any(line in reason.text and "test_trace.py" in reason.text for reason in found.reasons)
+
+
+def test_a_volume_on_which_it_is_another_network_than_on_its_patches() -> None:
+    net = Looks(lambda conv, x: conv(x) * (2 if x.shape[2] > 300 else 1))
+    found = trace(net, 1, 2)
+    assert found.exact
+    cuts = [cut(a, 400, 64) for a in found.axes]
+    (reason,) = check_patches(net, found, cuts)
+    assert "forward looks at the size" in reason.text
+    assert check_patches(net, found, [cut(a, 200, 64) for a in found.axes]) == ()

@@ -150,7 +150,8 @@ def find_run(output: Any, volume: Any, model: Any, given: Mapping[str, Any]) -> 
     source = as_volume(volume, len(about["axes"]))
     findings = [*_other_model(about, opened), *_other_source(about, source)]
     try:
-        trace = opened.trace(source.array.shape[source.dims.index("c")] if source.channels else 1, len(about["axes"]))
+        channels = source.array.shape[source.dims.index("c")] if source.channels else 1
+        trace = _trace(opened, channels, source, about["settings"])
     except ChunkinferError as error:
         if not findings:
             raise
@@ -174,11 +175,19 @@ def _said(name: str, output: Volume, volume: Any, model: Model, given: Mapping[s
     resolved = plan(volume, model, **{k: v for k, v in given.items() if k != "exchange"})
     source = as_volume(volume, len(resolved.axes))
     return Run(
-        name, output, source, model, model.trace(resolved.channels_in, len(resolved.axes)), resolved.settings(),
+        name, output, source, model, _trace(model, resolved.channels_in, source, resolved.settings()),
+        resolved.settings(),
         given.get("device"),
         resolve_normalize(given.get("normalize"), source.array.dtype), resolved.grid, tuple(range(len(resolved.grid))),
         "", notes=["there is no ledger: settings are the caller's, and every block counts as finished"],
     )  # fmt: skip
+
+
+def _trace(model: Model, channels: int, volume: Volume, settings: Mapping[str, Any]) -> Trace:
+    """The network's contract for the volume that the run meant."""
+    shape = volume.space_shape
+    own = settings["overlap"] is None and settings.get("pad") is None
+    return model.trace(channels, len(shape), volume=shape if own else None)
 
 
 def _network_of(name: str, header: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from chunkinfer.models import Model, open_model
 from chunkinfer.volume import as_volume, describe_source, open_volume
 
 FROZEN = (
-    "patch", "halves", "overlap", "halo", "block", "window", "batch", "precision", "engine", "cpu_engine", "device",
-    "threads",
+    "patch", "halves", "overlap", "halo", "pad", "block", "window", "batch", "precision", "engine", "cpu_engine",
+    "device", "threads",
 )  # fmt: skip
 """Settings of a run that `infer_again` takes under the same name."""
 

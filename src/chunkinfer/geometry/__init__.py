@@ -1,8 +1,8 @@
 """Boxes, lattices, halos and alignment: integers only, standard library only."""
 
 from chunkinfer.geometry.boxes import BlockGrid, Box
-from chunkinfer.geometry.contract import AxisContract
-from chunkinfer.geometry.lattice import AxisLattice, PatchLattice, blended_axis, exact_axis, least_half, round_up
+from chunkinfer.geometry.contract import AxisContract, Uncut
+from chunkinfer.geometry.lattice import AxisLattice, PatchLattice, blended_axis, exact_axis, least_half, round_up, uncut
 
 __all__ = [
     "AxisContract",
@@ -10,8 +10,10 @@ __all__ = [
     "BlockGrid",
     "Box",
     "PatchLattice",
+    "Uncut",
     "blended_axis",
     "exact_axis",
     "least_half",
     "round_up",
+    "uncut",
 ]

@@ -13,6 +13,18 @@ from fractions import Fraction
 
 
 @dataclass(frozen=True)
+class Uncut:
+    """Why one patch has to span an axis: the network runs at the volume's length, and is another one there."""
+
+    reason: str
+    """In words, beginning with the layer."""
+    shorter: int
+    """The next length below at which the axis can be cut; 0 if there is none."""
+    longer: int
+    """The next length above at which it can be cut."""
+
+
+@dataclass(frozen=True)
 class AxisContract:
     """What one axis of a network needs, gives and accepts."""
 
@@ -31,6 +43,8 @@ class AxisContract:
     """Sizes that the network takes, modulo the period."""
     smallest: int
     """The smallest size that the network takes."""
+    uncut: Uncut | None = None
+    """Set where one patch has to span the axis; None where it may be cut."""
 
     def accepts(self, size: int) -> bool:
         """Whether the network takes this many input voxels on the axis."""

@@ -22,7 +22,7 @@ from functools import cached_property
 from itertools import product
 from math import ceil, prod
 
-from chunkinfer.errors import PlanError
+from chunkinfer.errors import NotExact, PlanError
 from chunkinfer.geometry.boxes import Box
 from chunkinfer.geometry.contract import AxisContract
 
@@ -116,22 +116,18 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", ha
     Raises
     ------
     PlanError
-        The patch is no size that the network takes, or leaves no clean zone.
+        The patch does not end where the volume ends, or leaves no clean zone.
+    NotExact
+        The axis cannot be cut at the volume's length.
     """
     padded = contract.accepted_at_least(size)
     if padded <= patch:
         step = round_up(max(padded, 1), contract.period)
         return AxisLattice(contract, size, padded, padded, step, (0,), exact=True)
+    if contract.uncut is not None:
+        raise uncut(contract, size, axis)
     if not contract.accepts(patch) or (padded - patch) % contract.period:
-        near = patch
-        while not contract.accepts(near) or (padded - near) % contract.period:
-            near += 1
-        raise PlanError(
-            f"A patch of {patch} voxels on axis {axis} is not a size that this network takes on {size} voxels.",
-            f"It takes sizes that are {' or '.join(map(str, contract.residues))} modulo {contract.period}, "
-            f"from {contract.smallest} on.",
-            [f"take {near} on this axis", "leave patch= out: the plan chooses one that fits"],
-        )
+        raise PlanError(*_unfit(contract, size, padded, patch, axis))
     low = round_up(contract.low, contract.period)
     step = (patch - low - contract.high) // contract.period * contract.period
     if halves:
@@ -147,6 +143,39 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", ha
     zones = ceil(Fraction(contract.output_size(size)) * contract.stride / step)
     starts = tuple(min(max(k * step - low, 0), padded - patch) for k in range(zones))
     return AxisLattice(contract, size, padded, patch, step, starts, exact=True)
+
+
+def uncut(contract: AxisContract, size: int, axis: str) -> NotExact:
+    """The error of an axis that cannot be cut at the volume's length."""
+    assert contract.uncut is not None
+    why = contract.uncut
+    slices = f"infer(volume.isel({axis}=slice(0, {why.shorter})), model)"
+    return NotExact(
+        f"A volume of {size} voxels along {axis} cannot be cut exactly: {why.reason}.",
+        "The network takes this length, and is another one there than at the lengths that it can be cut at, so no "
+        "patch gives what it gives on the whole volume.",
+        [
+            f"say that another volume is meant, longer by edge voxels, {why.longer} in all: infer(volume, model, "
+            'pad="edge")',
+            *([f"take a part that can be cut: {slices}"] if why.shorter else []),
+            "blend overlapping patches: infer(volume, model, overlap=32)",
+        ],
+    )
+
+
+def _unfit(contract: AxisContract, size: int, padded: int, patch: int, axis: str) -> tuple[str, str, list[str]]:
+    """The error's parts for a patch of a size that no lattice of the axis has."""
+    near = patch
+    while not contract.accepts(near) or (padded - near) % contract.period:
+        near += 1
+    end = f"{size} voxels" if padded == size else f"{size} voxels, far-padded to {padded}"
+    return (
+        f"A patch of {patch} voxels on axis {axis} does not fit a volume of {end}.",
+        f"Patches start at multiples of the network's period, {contract.period}, and the last one ends where the "
+        f"volume ends, so their size is {padded % contract.period} modulo {contract.period}, and "
+        f"{contract.smallest} or more: on fewer voxels the network does not run, or is another one.",
+        [f"take {near} on this axis", "leave patch= out: the plan chooses one that fits"],
+    )
 
 
 def least_half(contract: AxisContract, size: int) -> int:

@@ -35,6 +35,9 @@ AXES = "zyx"
 Run = Callable[["torch.Tensor"], "torch.Tensor"]
 """(n, c, *space) to (n, c, *space); the result may be memory that the next call writes into."""
 
+At = Callable[[Sequence[int]], Sequence[AxisContract]]
+"""From the shape of a volume to a network's contracts for it."""
+
 Offset = tuple[int, ...]
 """Voxels of the output from one end of an edge to the other, for each spatial axis."""
 
@@ -214,18 +217,24 @@ class Augmentation:
         there = [slice(max(0, step), max(0, size - max(0, -step))) for size, step in steps]
         return (slice(None), *here), (slice(None), *there)
 
-    def contracts(self, axes: Sequence[AxisContract]) -> tuple[AxisContract, ...]:
+    def contracts(
+        self, axes: Sequence[AxisContract], volume: Sequence[int] | None = None, at: At | None = None
+    ) -> tuple[AxisContract, ...]:
         """How the augmented network maps each axis.
 
         A flip mirrors the context. The network's periods then start at the volume's other end, so a flipped axis keeps
-        one size modulo the period, the one that needs least context; then the patches of a lattice, flipped, lie at
-        whole periods of the flipped volume. A transposed axis has to suit all that change places with it. Edges that
-        are read from their other end add their offset to the context.
+        one size modulo the period: the volume's own where the network takes it, else the one that needs least context.
+        Then the patches of a lattice, flipped, lie at whole periods of the flipped volume. A transposed axis has to
+        suit all that change places with it. Edges that are read from their other end add their offset to the context.
 
         Parameters
         ----------
         axes
             How the network maps each axis.
+        volume
+            Spatial voxels of the volume, where the contracts for its own lengths are wanted.
+        at
+            Gives the network's contracts for a volume of a shape.
 
         Raises
         ------
@@ -233,18 +242,27 @@ class Augmentation:
             A flipped or transposed network gives other voxels than the network: no mean of them makes sense.
         """
         self._check_axes(len(axes))
-        return tuple(self._contract(axes, axis) for axis in range(-len(axes), 0))
+        seen = [axes if volume is None or at is None else at(v.shape(volume)) for v in self.variants]
+        size = (lambda axis: None) if volume is None else (lambda axis: volume[axis])
+        return tuple(self._contract(seen, axis, size(axis)) for axis in range(-len(axes), 0))
 
-    def _contract(self, axes: Sequence[AxisContract], axis: int) -> AxisContract:
+    def _contract(self, seen: Sequence[Sequence[AxisContract]], axis: int, size: int | None) -> AxisContract:
         name = AXES[axis]
-        roles = dict.fromkeys((axes[v.seen_as(axis)], axis in v.flips) for v in self.variants)
+        roles = dict.fromkeys(
+            (axes[v.seen_as(axis)], axis in v.flips) for v, axes in zip(self.variants, seen, strict=True)
+        )
         together = _together(list(dict.fromkeys(contract for contract, _ in roles)), name)
         residues = together.residues
         if any(flipped for _, flipped in roles):
             _check_flip(together, name)
-            residues = (min(residues, key=lambda residue: (sum(_context(roles, residue)), residue)),)
+            own = size is not None and together.accepts(size)
+            residues = (
+                (size % together.period,)
+                if size is not None and own
+                else (min(residues, key=lambda residue: (sum(_context(roles, residue)), residue)),)
+            )
         contexts = [_context(roles, residue) for residue in residues]
-        below, above = self._shifts(axis)
+        below, above = self.shifts(axis)
         period = together.period
         merged = replace(
             together,
@@ -254,7 +272,7 @@ class Augmentation:
         )
         return replace(merged, smallest=merged.accepted_at_least(merged.smallest))
 
-    def _shifts(self, axis: int) -> tuple[int, int]:
+    def shifts(self, axis: int) -> tuple[int, int]:
         """The most output voxels, down and up an axis, by which an edge lies from where a variant holds it."""
         if self.offsets is None:
             return 0, 0
@@ -433,7 +451,9 @@ def _together(contracts: Sequence[AxisContract], name: str) -> AxisContract:
             "The transposed volume would have a size that the network does not take.",
             ['transpose only axes that the network treats alike: transpose="yx"', 'leave transpose= out: flips="zyx"'],
         )
-    return replace(first, period=period, residues=residues, smallest=max(c.smallest for c in contracts))
+    cannot = next((c.uncut for c in contracts if c.uncut is not None), None)
+    smallest = max(c.smallest for c in contracts)
+    return replace(first, period=period, residues=residues, smallest=smallest, uncut=cannot)
 
 
 def _check_flip(contract: AxisContract, name: str) -> None:

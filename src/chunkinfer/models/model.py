@@ -8,13 +8,14 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from chunkinfer.errors import ModelError, UntrustedModel
+from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.models import files, opaque
 from chunkinfer.models import torch_models as adapter
 
@@ -36,7 +37,7 @@ _traces: WeakKeyDictionary[torch.nn.Module, dict[_TraceKey, Trace]] = WeakKeyDic
 _probed: dict[_TraceKey, Trace] = {}
 _lock = threading.RLock()
 
-_TraceKey = tuple[str, int, int, tuple[int, ...] | None]
+_TraceKey = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -191,23 +192,63 @@ class Model:
 
         return Network(self.name, on_arrays, channels, ndim, self.compute_dtype())
 
-    def trace(self, channels: int, ndim: int, size: tuple[int, ...] | None = None) -> Trace:
+    def trace(
+        self,
+        channels: int,
+        ndim: int,
+        size: tuple[int, ...] | None = None,
+        volume: tuple[int, ...] | None = None,
+    ) -> Trace:
         """The network's contract on every axis, remembered: traced from a torch module (see
         `chunkinfer.models.trace.trace`), found by probing where nobody can look into it.
 
         A module that the tracer refuses, or a function, may state its contract itself, in an attribute
         ``tiling_contract``; it is believed after a check.
+
+        Parameters
+        ----------
+        channels, ndim
+            Input channels and spatial axes.
+        size
+            A spatial shape that the network takes, where it takes few.
+        volume
+            Spatial voxels of a volume, for the contracts at its own lengths. By default those that hold for any volume
+            whose lengths the network takes.
         """
+        found = self._remembered((self.network_digest, channels, ndim, size), lambda: self._found(channels, ndim, size))
+
+        def at(shape: Sequence[int]) -> Trace:
+            key = (self.network_digest, channels, ndim, (*shape, *(size or ())))
+            return self._remembered(("at", *key), lambda: self._found_at(found, tuple(shape)))
+
+        if self.augmentation is None:
+            return found if volume is None else at(volume)
+        self.augmentation.check(found.channels_out, ndim)
+        return replace(found, axes=self.augmentation.contracts(found.axes, volume, lambda shape: at(shape).axes))
+
+    def _remembered(self, key: tuple[Any, ...], make: Callable[[], Trace]) -> Trace:
         with _lock:
             known = _traces.setdefault(self.module_on("cpu"), {}) if self.of_torch else _probed
-            key = (self.network_digest, channels, ndim, size)
             if key not in known:
-                known[key] = self._traced(channels, ndim, size) if self.of_torch else self._probed(channels, ndim, size)
-            found = known[key]
-        if self.augmentation is None:
+                known[key] = make()
+            return known[key]
+
+    def _found(self, channels: int, ndim: int, size: tuple[int, ...] | None) -> Trace:
+        return self._traced(channels, ndim, size) if self.of_torch else self._probed(channels, ndim, size)
+
+    def _found_at(self, found: Trace, volume: tuple[int, ...]) -> Trace:
+        if found.reasons or found.declared is not None or all(map(AxisContract.accepts, found.axes, volume)):
             return found
-        self.augmentation.check(found.channels_out, ndim)
-        return replace(found, axes=self.augmentation.contracts(found.axes))
+        if self.of_torch:
+            import torch
+
+            from chunkinfer.models.trace import at_lengths
+
+            return at_lengths(self.module_on("cpu"), found, volume, getattr(torch, self.compute_dtype()))
+        from chunkinfer.models.probing import probe_at
+
+        network = self.arrays(found.channels_in, len(volume))
+        return replace(found, axes=probe_at(network, found.axes, volume))
 
     def _traced(self, channels: int, ndim: int, size: tuple[int, ...] | None) -> Trace:
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -10,7 +11,7 @@ from math import ceil, gcd, lcm
 
 import numpy as np
 
-from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.contract import AxisContract, Uncut
 from chunkinfer.models.network import ROUND_OFF, Array, Network, largest_error
 from chunkinfer.models.trace.contract import smallest_size, split_crop
 from chunkinfer.models.verifying import Seen, seen_at
@@ -83,6 +84,33 @@ class AxisProbe:
             self.period, self.stride, low, high, split_crop(self.total), tuple(residues), max(1, smallest)
         )
         return contract, seen
+
+    def at(self, size: int, contract: AxisContract) -> AxisContract:
+        """The contract for a volume of a length at which the network, if it runs, is not what the contract says; as
+        `chunkinfer.models.trace.axis.AxisSearch.at` finds it for traced networks."""
+        self.period, self.stride = contract.period, contract.stride
+        first = contract.smallest + (size - contract.smallest) % self.period
+        runs = next((n for n in range(first, first + 8 * self.period + 64, self.period) if self.runs(n) is not None), 0)
+        if not runs:
+            return contract
+        self.total = runs - len(self._at(runs)) * self.stride
+        high = self.total - contract.crop[0]
+        here = replace(
+            contract,
+            residues=(size % self.period,),
+            smallest=runs,
+            crop=(contract.crop[0], int(high) if high.denominator == 1 else high),
+        )
+        reach = max(contract.low, contract.high) + _SLACK
+        least = 2 * (reach + _SLACK) + self._lost + 4 * self.period
+        at = least + (size - least) % self.period
+        if not self._takes(at):
+            return uncut_at(contract, here, size, "its output does not follow from its input at lengths like this")
+        if self._shift_error(at, self.period, reach) > ROUND_OFF:
+            return uncut_at(contract, here, size, f"the output does not follow shifts by {self.period} voxels")
+        seen = self._context(at)
+        low, high_read = (ceil(n / self.period) * self.period for n in (seen.low, seen.high))
+        return replace(here, low=max(low, contract.low), high=max(high_read, contract.high))
 
     def without_context(self) -> AxisContract:
         """What is known of the axis of a network that is not exact: its sizes, for blending."""
@@ -229,6 +257,13 @@ class AxisProbe:
         middle = size // 2 // self.period * self.period
         yield middle
         yield middle - self.period
+
+
+def uncut_at(contract: AxisContract, here: AxisContract, size: int, reason: str) -> AxisContract:
+    """The contract at a length at which the axis cannot be cut; the other one says where it can."""
+    shorter = next((n for n in range(size, 0, -1) if contract.accepts(n)), 0)
+    uncut = Uncut(f"at {size} voxels {reason}", shorter, contract.accepted_at_least(size))
+    return replace(here, uncut=uncut, smallest=size)
 
 
 def _smallest_divisor(whole: int, holds: Callable[[int], bool]) -> int:

@@ -7,7 +7,7 @@ a tile lies, refuses the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.models.declaring import confirm
 from chunkinfer.models.field import ReceptiveField
 from chunkinfer.models.network import Array, Network
-from chunkinfer.models.probed_axis import AxisProbe, Refused
+from chunkinfer.models.probed_axis import AxisProbe, Refused, uncut_at
 from chunkinfer.models.verifying import Seen, check_tiles
 
 _STARTS = (8, 16, 24, 32, 48, 64, 12, 20, 40, 96, 128)
@@ -71,6 +71,31 @@ def probe(network: Network, size: tuple[int, ...] | None = None) -> ReceptiveFie
         tuple(reasons),
         None if reasons else tuple(seen),
     )
+
+
+def probe_at(network: Network, axes: Sequence[AxisContract], volume: Sequence[int]) -> tuple[AxisContract, ...]:
+    """The contracts of a probed network for a volume's own lengths.
+
+    Lengths of the same residue are run: those that it refuses leave the axis as it is, for far padding; those that it
+    takes are probed anew, and where tiles at them do not equal the whole, the axis cannot be cut.
+
+    Parameters
+    ----------
+    network
+        What is run.
+    axes
+        What `probe` found, without a reason against exactness.
+    volume
+        Spatial voxels of the volume.
+    """
+    base = tuple(c.accepted_at_least(max(32, c.smallest)) for c in axes)
+    found = list(axes)
+    for axis, (contract, size) in enumerate(zip(axes, volume, strict=True)):
+        if not contract.accepts(size):
+            found[axis] = AxisProbe(network, base, axis, contract.output_size(base[axis])).at(size, contract)
+            if found[axis].uncut is None and found[axis] is not contract and (wrong := _tiles(network, found)):
+                found[axis] = uncut_at(contract, found[axis], size, f"tiles: {wrong}")
+    return tuple(found)
 
 
 def declared_field(network: Network, contracts: tuple[AxisContract, ...]) -> ReceptiveField:

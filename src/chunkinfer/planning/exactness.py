@@ -2,51 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from chunkinfer.errors import ModelError, NotExact
-from chunkinfer.geometry import PatchLattice, round_up
+from chunkinfer.geometry import AxisLattice, PatchLattice, exact_axis, round_up
 from chunkinfer.models import Model
 
 if TYPE_CHECKING:
-    from chunkinfer.models.trace import Reason, Trace
+    from chunkinfer.models.augmentation import Variant
+    from chunkinfer.models.trace import Place, Reason, Trace
+
+
+CHECKED = 1 << 14
+"""Voxels along an axis up to which a lattice is checked voxel by voxel; a longer one is checked at such a length, where
+it reads the same if it does in the volume."""
 
 
 def confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
-    """Trace the chosen patch at its own size: what holds at one size is not believed of another.
+    """Trace the chosen patch and the volume at their own sizes: what holds at one size is not believed of another.
 
-    Of a network with augmentation, in each shape in which it sees the patch, with the network's own context.
+    Of a network with augmentation, in each shape in which it sees the volume.
+
+    Raises
+    ------
+    NotExact
+        The patches do not give what the network gives on the whole volume.
     """
+    from chunkinfer.models.trace import Cut, check_patches
+
     if len(lattice) == 1 or not model.of_torch:  # what can only be called was probed at several sizes
         return
-    cut = [len(a.starts) > 1 for a in lattice.axes]
-    shapes: Sequence[tuple[int, ...]] = [lattice.patch]
-    if model.augmentation is not None:
-        trace = model.plain.trace(trace.channels_in, len(cut))
-        shapes, cut = model.augmentation.shapes(lattice.patch), [True] * len(cut)
-    for shape in shapes:
-        _confirm_shape(model, trace, shape, cut)
+    axes = [_shortened(a) for a in lattice.axes]
+    volume = [a.padded for a in lattice.axes]
+    orders: dict[tuple[int, ...], list[Variant | None]] = {}
+    if model.augmentation is None:
+        orders[tuple(range(len(axes)))] = [None]
+    else:
+        trace = model.plain.trace(trace.channels_in, len(axes))
+        for variant in model.augmentation.variants:
+            orders.setdefault(variant.shape(range(len(axes))), []).append(variant)
+    for order, variants in orders.items():
+        cuts = []
+        for d in order:
+            flips = {v is not None and d - len(axes) in v.flips for v in variants}
+            shifts = (0, 0) if model.augmentation is None else model.augmentation.shifts(d - len(axes))
+            places = tuple(place for flipped in sorted(flips) for place in _places(axes[d], flipped, shifts))
+            cuts.append(Cut(axes[d].padded, axes[d].patch, places))
+        reasons = check_patches(model.module_on("cpu"), trace, cuts, [volume[d] for d in order])
+        if reasons:
+            raise NotExact(
+                f"{model.name} cannot be tiled exactly with patches of {lattice.patch} voxels: {reasons[0]}.",
+                "It is another network on the volume than on patches of this size.",
+                [
+                    "choose another patch: infer(volume, model, patch=...)",
+                    "blend: infer(volume, model, overlap=...)",
+                ],
+            )
 
 
-def _confirm_shape(model: Model, trace: Trace, shape: Sequence[int], cut: Sequence[bool]) -> None:
-    from chunkinfer.models.trace import check_patch
+def _shortened(axis: AxisLattice) -> AxisLattice:
+    """The axis, or the same cut of a shorter volume where there are so many voxels that checking takes long."""
+    limit = max(CHECKED, 4 * axis.patch)
+    if axis.padded <= limit:
+        return axis
+    return exact_axis(axis.contract, axis.padded - round_up(axis.padded - limit, axis.contract.period), axis.patch)
 
-    clean: list[tuple[int, int] | None] = []
-    sizes = []
-    for c, n, is_cut in zip(trace.axes, shape, cut, strict=True):
-        low = round_up(c.low, c.period)
-        step = (n - low - c.high) // c.period * c.period
-        # An axis that one patch spans has no cut to check; there a thin one would only hide what the others read.
-        clean.append((low, low + step) if is_cut and step > 0 else None)
-        sizes.append(n if clean[-1] else c.accepted_at_least(max(n, c.low + c.high + 4 * c.period)))
-    reasons = check_patch(model.module_on("cpu"), trace, trace.channels_in, sizes, clean)
-    if reasons:
-        raise NotExact(
-            f"{model.name} cannot be tiled exactly with patches of {tuple(shape)} voxels: {reasons[0].text}.",
-            "Its context at this size is another than the one that was traced.",
-            ["choose another patch: infer(volume, model, patch=...)", "blend: infer(volume, model, overlap=...)"],
-        )
+
+def _places(axis: AxisLattice, flipped: bool, shifts: tuple[int, int]) -> Iterator[Place]:
+    """Where patches lie on the axis, as the network sees it; voxels of edges are read further on by a shift."""
+    from chunkinfer.models.trace import Place
+
+    end = axis.contract.output_size(axis.padded)
+    for k, start in enumerate(axis.starts):
+        first, stop = axis.owned(k)
+        first, stop = max(0, first - shifts[0]), min(end, stop + shifts[1])
+        yield Place(axis.padded - start - axis.patch, end - stop, end - first) if flipped else Place(start, first, stop)
 
 
 def not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, str, list[str]]:

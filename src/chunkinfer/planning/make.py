@@ -38,6 +38,7 @@ from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.precision import PrecisionCheck, check_precision
 from chunkinfer.planning.search import Budget, choose_blended_patch, choose_block, exact_lattices, most_patches
 from chunkinfer.planning.wishes import (
+    PADS,
     PRECISIONS,
     Place,
     Stored,
@@ -118,6 +119,8 @@ class Planning:
         self.asked_slots = None if wishes.slots is None else positive("slots", wishes.slots)
         self._use_threads(count("threads", wishes.threads))
         check_minutes(wishes.max_block_minutes, wishes.calibrate)
+        if wishes.pad is not None:
+            one_of("pad", wishes.pad, PADS)
         self.window = one_of("window", wishes.window or "hann", WINDOWS)
         self.precision = one_of("precision", wishes.precision or "fp32", PRECISIONS)
         self.tolerance = tolerance(wishes.precision_tolerance)
@@ -317,6 +320,7 @@ class Planning:
             lattice=lattice,
             overlap=None if self.overlap is None else tuple(a.patch - a.step for a in lattice.axes),
             context=tuple((c.low, c.high) for c in self.traced.axes) if self.traced.exact else None,
+            pad=wishes.pad,
             reduced=None if self.reduced is None else tuple(max(c.low, c.high) for c in self.reduced),
             block=blocks,
             window=self.window,

@@ -31,6 +31,8 @@ class Plan:
     """Input voxels that neighbouring patches share; None for exact tiling."""
     context: tuple[tuple[int, int], ...] | None
     """Input voxels, low and high, that the output was traced to read along each axis; None where that is unbounded."""
+    pad: str | None
+    """How the caller wants the volume made longer where that is not needed to run; None: not at all."""
     reduced: tuple[int, ...] | None
     """The context kept around clean zones where the caller asked for less than was traced; None otherwise."""
     block: tuple[int, ...]
@@ -132,6 +134,7 @@ class Plan:
             "patch": list(self.lattice.patch),
             "overlap": list(self.overlap) if self.overlap else None,
             "halo": list(self.reduced) if self.reduced else None,
+            "pad": self.pad,
             "block": list(self.block),
             "halves": [a.halved for a in self.lattice.axes],
             "window": self.window,
@@ -254,12 +257,30 @@ class Plan:
         return estimate(self)
 
     @property
+    def meant(self) -> str:
+        """The volume that the network is thought to run on, in words."""
+        more = [
+            f"{a.padded - a.size} more {'plane' if a.padded - a.size == 1 else 'planes'} at the end of {name}"
+            for name, a in zip(self.axes, self.lattice.axes, strict=True)
+            if a.padded > a.size
+        ]
+        if not more:
+            return "the whole volume"
+        lengths = " and ".join(
+            f"{a.size} voxels along {name}"
+            for name, a in zip(self.axes, self.lattice.axes, strict=True)
+            if a.padded > a.size
+        )
+        why = "as asked by pad=" if self.pad else f"because the network takes no {lengths}"
+        return f"the volume and {', '.join(more)}, edge-padded ({why}),"
+
+    @property
     def verdict(self) -> str:
         """What kind of equality with the network on the whole volume this run gives, in words."""
         if self.exact:
             how = "to round-off" if self.precision == "fp32" else f"to the round-off of {self.precision}"
             what = f"the network, {self.augmentation}," if self.augmentation else "the network"
-            return f"exact: equal to {what} on the whole volume {how}"
+            return f"exact: equal to {what} on {self.meant} {how}"
         why = f" ({self.reasons[0]})" if self.reasons else ""
         if self.reduced:
             context = " x ".join(f"{max(pair)}" for pair in self.context) if self.context else "unbounded"

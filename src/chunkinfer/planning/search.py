@@ -9,7 +9,7 @@ from heapq import nsmallest
 from itertools import product
 from math import ceil, inf, prod
 
-from chunkinfer.geometry import AxisContract, AxisLattice, PatchLattice, exact_axis, least_half, round_up
+from chunkinfer.geometry import AxisContract, AxisLattice, PatchLattice, exact_axis, least_half, round_up, uncut
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,18 @@ def exact_lattices(
         return over, prod(a.patch * len(a.starts) for a in axes), prod(len(a.starts) for a in axes)
 
     ranked = nsmallest(CONSIDERED, ((rank(axes), i, axes) for i, axes in enumerate(product(*options))))
+    if ranked[0][0][0]:  # too large, though an axis that cannot be cut would be needed whole
+        for c, n, name in zip(contracts, sizes, names, strict=True):
+            if c.uncut is not None:
+                raise uncut(c, n, name)
     return [PatchLattice(axes) for (over, *_), _, axes in ranked if over <= ranked[0][0][0]]
 
 
 def _axis_options(contract: AxisContract, size: int, block: int | None, name: str) -> list[AxisLattice]:
     """Lattices worth comparing on one axis: one patch for all, few equal zones, and round zones."""
     padded, period = contract.accepted_at_least(size), contract.period
+    if contract.uncut is not None:
+        return [exact_axis(contract, size, padded, name)]
     low = round_up(contract.low, period)
     grain = int(period / contract.stride)
     whole_block = int(block * contract.stride) if block and block < contract.output_size(size) else None

@@ -17,6 +17,10 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 """Of the arithmetic inside the network."""
 
 
+PADS = ("edge",)
+"""Ways to make a volume longer at its far end."""
+
+
 @dataclass(frozen=True)
 class Wishes:
     """The arguments of `infer` that shape a plan, as the caller gave them; None leaves a choice to the plan."""
@@ -24,6 +28,7 @@ class Wishes:
     patch: PerAxis = None
     overlap: PerAxis = None
     halo: PerAxis = None
+    pad: str | None = None
     block: PerAxis = None
     window: str | None = None
     batch: int | None = None

@@ -2,12 +2,13 @@
 
 ``trace`` runs the network under a dispatch mode that sees every ATen operator and knows what each reads, so it needs no
 cooperation from the network, follows any control flow, and names the layer that keeps a network from being tiled
-exactly. ``check_patch`` confirms a patch at its own size. ``nan_probe`` measures the same, independently.
+exactly. ``at_lengths`` is the same for a volume's own lengths. ``check_patches`` confirms a lattice at the sizes of its
+patch and of the volume. ``nan_probe`` measures the same, independently.
 """
 
 from chunkinfer.models.trace.dependence import Reason
-from chunkinfer.models.trace.patches import check_patch
+from chunkinfer.models.trace.patches import Cut, Place, check_patches
 from chunkinfer.models.trace.probe import nan_probe
-from chunkinfer.models.trace.tracing import Trace, trace
+from chunkinfer.models.trace.tracing import Trace, at_lengths, trace
 
-__all__ = ["Reason", "Trace", "check_patch", "nan_probe", "trace"]
+__all__ = ["Cut", "Place", "Reason", "Trace", "at_lengths", "check_patches", "nan_probe", "trace"]

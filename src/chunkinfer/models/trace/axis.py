@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
-from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.contract import AxisContract, Uncut
 from chunkinfer.models.trace.contract import (
     Sizes,
     agree,
@@ -16,7 +17,7 @@ from chunkinfer.models.trace.contract import (
 )
 from chunkinfer.models.trace.dependence import Reach, Reason
 from chunkinfer.models.trace.follow import Followed
-from chunkinfer.models.trace.subject import Subject
+from chunkinfer.models.trace.subject import Ran, Subject
 
 _FREE_LIMIT, _REAL_LIMIT = 16384, 256
 """Voxels on the searched axis beyond which a context is not looked for: without data, and where it must flow."""
@@ -70,6 +71,43 @@ class AxisSearch:
             smallest=smallest,
         )
 
+    def at(self, size: int, contract: AxisContract) -> AxisContract:
+        """The contract for a volume of a length at which the network, if it runs, is not what the contract says.
+
+        A network that takes the length gives ``model(volume)`` there: what it reads and loses is searched for among
+        sizes of the same residue. Where it cannot be cut there, the contract says so in ``uncut``. A length that it
+        refuses is left to far padding.
+
+        Parameters
+        ----------
+        size
+            Voxels of the volume along this axis.
+        contract
+            What `contract` gave, without a reason against exactness.
+        """
+        if contract.accepts(size) or self._output_size(size) is None:
+            return contract
+        residue, first = size % self.period, self.base[self.axis]
+        first += (residue - first) % self.period
+        tried = range(first, first + 2 * self.period, self.period)
+        outputs = {n: out for n in (*tried, size) if (out := self._output_size(n)) is not None}
+        lost = size - outputs[size] * self.stride
+        here = replace(contract, residues=(residue,), smallest=size, crop=self._crop(contract, lost))
+        sizes = sizes_taken(outputs, tried, self.stride, self.period)
+        if sizes.residues and sizes.total == lost:
+            _, low, high = self._context(sizes)
+            if not self.reasons:
+                return replace(here, low=low, high=high, smallest=self._least(first, lost))
+        else:
+            self._refuse(f"{size} voxels give {outputs[size]}, which does not follow from other lengths")
+        shorter = next((n for n in range(size, 0, -1) if contract.accepts(n)), 0)
+        return replace(here, uncut=Uncut(str(self.reasons[0]), shorter, contract.accepted_at_least(size)))
+
+    def _crop(self, contract: AxisContract, total: Fraction) -> tuple[int | Fraction, int | Fraction]:
+        """What is lost at each end: at the low one what all lengths lose, because the output's voxels lie there."""
+        high = total - contract.crop[0]
+        return contract.crop[0], int(high) if high.denominator == 1 else high
+
     def _refuse(self, text: str) -> None:
         self.reasons.append(Reason(f"axis {self.axis}", text))
 
@@ -77,8 +115,8 @@ class AxisSearch:
         return (*self.base[: self.axis], size, *self.base[self.axis + 1 :])
 
     def _output_size(self, size: int) -> int | None:
-        found = self.subject.output_shape(self._shape(size))
-        return None if isinstance(found, Exception) else found[2 + self.axis]
+        found = self.subject.ran(self._shape(size))
+        return None if isinstance(found, Exception) else found.shape[2 + self.axis]
 
     def _measured_stride(self) -> Fraction:
         """Input per output voxels, where only sizes are known."""
@@ -95,12 +133,23 @@ class AxisSearch:
         return sizes_taken(outputs, tried, self.stride, self.period)
 
     def _smallest(self, sizes: Sizes, residues: tuple[int, ...]) -> int:
-        def takes(size: int) -> bool:
-            out = self._output_size(size)
-            return out is not None and size - out * self.stride == sizes.total
-
         firsts = {size % self.period: size for size in reversed(sizes.taken)}
-        return min(smallest_size(firsts[r], self.period, takes) for r in residues)
+        return min(self._least(firsts[r], sizes.total) for r in residues)
+
+    def _least(self, first: int, total: Fraction) -> int:
+        """The smallest size, of those that are ``first`` modulo the period, at which it is the network of ``first``."""
+        reference = self.subject.ran(self._shape(first))
+
+        def takes(size: int) -> bool:
+            found = self.subject.ran(self._shape(size))
+            return (
+                isinstance(found, Ran)
+                and isinstance(reference, Ran)
+                and size - found.shape[2 + self.axis] * self.stride == total
+                and found.program.first_difference(reference.program) is None
+            )
+
+        return smallest_size(first, self.period, takes)
 
     def _context(self, sizes: Sizes) -> tuple[tuple[int, ...], int, int]:
         """The residues at which the network reads the same, and the context there."""
@@ -111,7 +160,7 @@ class AxisSearch:
         limit = _FREE_LIMIT if self.subject.is_free else _REAL_LIMIT
         while size <= limit:
             reach = self._reach(size)
-            found = context(reach, self.period) if reach is not None else None
+            found = context(reach, self.period, size) if reach is not None else None
             if reach is None or found is not None:
                 break
             size = 2 * size + (residue - 2 * size) % self.period
@@ -125,7 +174,8 @@ class AxisSearch:
             return sizes.residues, 0, 0
         agreeing = tuple(r for r in sizes.residues if self._agrees(reach, size, r))
         if residue not in agreeing:
-            self._refuse("what it reads depends on the size of the patch, though no single layer explains that")
+            if not self.reasons:
+                self._refuse("what it reads depends on the size of the patch, though no single layer explains that")
             return sizes.residues, 0, 0
         return agreeing, found.low, found.high
 
@@ -141,6 +191,9 @@ class AxisSearch:
         """Whether another size, with this residue and half as large again, reads the same as the size of reference."""
         larger = 3 * size // 2 + 1
         larger += (residue - larger) % self.period
+        if residue == size % self.period and (other := self.subject.difference(self._shape(size), self._shape(larger))):
+            self.reasons.append(other)
+            return False
         followed = self.subject.follow(self._shape(larger))
-        other = followed.reach(self.axis)
-        return not followed.reasons and other is not None and agree(reach, other)
+        found = followed.reach(self.axis)
+        return not followed.reasons and found is not None and agree(reach, found)

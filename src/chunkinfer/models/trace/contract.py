@@ -88,8 +88,21 @@ class Context:
     """Whether every block reads the same, relative to itself."""
 
 
-def context(reach: Reach, period: int) -> Context | None:
-    """The context of blocks that read no padding; None if there are fewer than a few of them."""
+def context(reach: Reach, period: int, size: int) -> Context | None:
+    """The context of blocks that read no padding; None if there are fewer than a few of them.
+
+    Padding counts as read where the network puts it: a network that drops the last voxels of an odd size and then pads
+    is wrong a little earlier than its reads tell.
+
+    Parameters
+    ----------
+    reach
+        What the output reads at one size.
+    period
+        Voxels of a block.
+    size
+        Voxels of the input.
+    """
     per_block = int(period / reach.stride)
     count = len(reach.low) // per_block
     shape = (count, per_block)
@@ -101,9 +114,11 @@ def context(reach: Reach, period: int) -> Context | None:
     origin = blocks[:, None] * period
     below = _offsets(reach.low[cut].reshape(shape)[blocks], origin)
     above = _offsets(reach.high[cut].reshape(shape)[blocks], origin)
+    first, last = int(blocks[0]), int(blocks[-1])
     return Context(
-        low=max(0, int(-below.min())),
-        high=max(0, int(above.max()) - (period - 1)),
+        low=max(0, int(-below.min()), (first - 1) * period + 1),
+        # Blocks up to `size - high`, rounded down to whole ones, are taken for clean.
+        high=max(0, int(above.max()) - (period - 1), size - (last + 1) * period - period + 1),
         periodic=bool((np.diff(blocks) == 1).all() and (below == below[0]).all() and (above == above[0]).all()),
     )
 

@@ -1,31 +1,54 @@
-"""Confirm a patch at its own size, before anything runs on it."""
+"""Confirm a lattice: what its patches compute is what the network computes on the whole volume."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
-from math import ceil, prod
+from dataclasses import dataclass
+from math import prod
 
+import numpy as np
 import torch
 from torch import nn
 
-from chunkinfer.geometry.contract import AxisContract
-from chunkinfer.models.trace.dependence import Reach, Reason
-from chunkinfer.models.trace.subject import name_of, subjects
+from chunkinfer.models.trace.dependence import NOTHING, Integers, Reach, Reason
+from chunkinfer.models.trace.subject import Ran, Subject, name_of, subjects
 from chunkinfer.models.trace.tracing import Trace
 
 _REAL_VOXELS = 128**3
-"""Voxels of the largest patch that is checked where data must flow."""
+"""Voxels of the largest patch or volume that is checked where data must flow."""
 
 
-def check_patch(
-    module: nn.Module,
-    trace: Trace,
-    channels: int,
-    patch: Sequence[int],
-    clean: Sequence[tuple[int, int] | None],
+@dataclass(frozen=True)
+class Place:
+    """Where a patch lies along one axis, and what of it is kept."""
+
+    start: int
+    """Input voxel of the volume at which it starts."""
+    first: int
+    """The first output voxel of the volume that is taken from it."""
+    stop: int
+    """The first output voxel after these."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One axis of a volume, cut into patches."""
+
+    size: int
+    """Input voxels of the volume."""
+    patch: int
+    """Input voxels of a patch."""
+    places: tuple[Place, ...]
+
+
+def check_patches(
+    module: nn.Module, trace: Trace, cuts: Sequence[Cut], volume: Sequence[int] | None = None
 ) -> tuple[Reason, ...]:
-    """Confirm, at the patch's own size, that its clean zone is the whole-volume result.
+    """Confirm that patches compute what the network computes on the whole volume.
+
+    The network is traced at the shape of a patch and at that of the volume, which costs nothing without data. Both must
+    run the same operators with the same arguments, and each output voxel must read the same input voxels in its patch
+    as in the volume, and the same ends of it. What holds at one size is not believed of another.
 
     Parameters
     ----------
@@ -33,14 +56,10 @@ def check_patch(
         The network that was traced.
     trace
         Its trace.
-    channels
-        Input channels.
-    patch
-        Input voxels per axis.
-    clean
-        The clean zone of an interior patch per axis, half-open, in input voxels from the patch's start: outputs
-        anchored in it are kept. A patch flush with the low (high) end of the volume keeps all below (above) it too.
-        None where one patch spans the axis: it keeps everything.
+    cuts
+        One for each spatial axis.
+    volume
+        Voxels of the volume where the cuts are of a shorter one, which reads the same.
 
     Returns
     -------
@@ -49,44 +68,68 @@ def check_patch(
     """
     if trace.reasons or trace.declared is not None:  # what the tracer could not follow it cannot confirm either
         return trace.reasons
-    for subject in subjects(module, channels, _dtype_of(module)):
-        if not subject.is_free and prod(patch) > _REAL_VOXELS:
+    patch, shape = tuple(cut.patch for cut in cuts), tuple(cut.size for cut in cuts)
+    failure: Exception | None = None
+    for subject in subjects(module, trace.channels_in, _dtype_of(module)):
+        if not subject.is_free and max(prod(patch), prod(shape)) > _REAL_VOXELS:
             return ()
-        found = subject.output_shape(patch)
-        if isinstance(found, Exception):
-            failure: Exception = found
-            continue
-        followed = subject.follow(patch)
-        return followed.reasons or tuple(
-            reason
-            for axis, zone in enumerate(clean)
-            if zone is not None
-            for reason in _axis_errors(followed.reach(axis), trace.axes[axis], axis, patch[axis], zone)
-        )
-    return (Reason(name_of(module), f"does not run on a patch of {tuple(patch)} voxels: {failure}"),)
+        for at in (patch, shape):
+            if not isinstance(found := subject.ran(at), Ran):
+                failure, reason = found, Reason(name_of(module), f"does not run on {tuple(at)} voxels: {found}")
+                break
+        else:
+            return tuple(_differences(subject, cuts, patch, shape, volume or shape))
+    return (reason,) if failure is not None else ()
 
 
-def _axis_errors(
-    reach: Reach | None, contract: AxisContract, axis: int, patch: int, zone: tuple[int, int]
+def _differences(
+    subject: Subject, cuts: Sequence[Cut], patch: tuple[int, ...], shape: tuple[int, ...], volume: Sequence[int]
 ) -> Iterator[Reason]:
-    layer = f"axis {axis}"
-    if reach is None:
-        yield Reason(layer, "what the output reads along this axis could not be followed")
+    # Without data, too, a tensor has no more bytes than 64 bits can count.
+    whole = volume if subject.is_free and isinstance(subject.ran(volume), Ran) else shape
+    if different := subject.difference(patch, whole):
+        yield different
         return
-    count = len(reach.low)
-    if count != contract.output_size(patch) or reach.stride != contract.stride:
-        yield Reason(layer, f"{patch} voxels give {count} output voxels instead of {contract.output_size(patch)}")
+    in_patch, in_volume = subject.follow(patch), subject.follow(shape)
+    if reasons := (*in_patch.reasons, *in_volume.reasons):
+        yield from reasons
         return
-    # Outputs whose anchor o * stride lies in the zone.
-    first, stop = (ceil(Fraction(end) / contract.stride) for end in zone)
-    ends = (("low", reach.padded_low[first:], "above"), ("high", reach.padded_high[:stop], "below"))
-    for end, padded, side in ends:
-        if padded.any():
-            yield Reason(
-                layer,
-                f"in a patch of {patch} voxels, {int(padded.sum())} output voxels of the clean zone [{zone[0]}, "
-                f"{zone[1]}) or {side} it read beyond the patch's {end} end",
+    for axis, cut in enumerate(cuts):
+        here, there = in_patch.reach(axis), in_volume.reach(axis)
+        if here is None or there is None or here.stride != there.stride:
+            yield Reason(f"axis {axis}", "what the output reads along this axis could not be followed")
+        elif wrong := _misread(here, there, cut):
+            yield Reason(f"axis {axis}", wrong)
+
+
+def _misread(patch: Reach, volume: Reach, cut: Cut) -> str:
+    """Which output voxels read something else in their patch than in the volume; empty if none do."""
+    for place in cut.places:
+        origin = int(place.start / patch.stride)
+        zone = slice(place.first - origin, place.stop - origin)
+        if zone.start < 0 or zone.stop > len(patch.low) or place.stop > len(volume.low):
+            return (
+                f"{cut.patch} voxels give {len(patch.low)} output voxels and {cut.size} give {len(volume.low)}, which "
+                "does not fit the lattice"
             )
+        whole = slice(place.first, place.stop)
+        wrong = (
+            (_moved(patch.low[zone], place.start) != volume.low[whole])
+            | (_moved(patch.high[zone], place.start) != volume.high[whole])
+            | (patch.padded_low[zone] != volume.padded_low[whole])
+            | (patch.padded_high[zone] != volume.padded_high[whole])
+        )
+        if wrong.any():
+            return (
+                f"in a patch of {cut.patch} voxels at {place.start} of {cut.size}, {int(wrong.sum())} of the output "
+                f"voxels [{place.first}, {place.stop}) read other voxels, or another end, than in the whole volume"
+            )
+    return ""
+
+
+def _moved(ends: Integers, start: int) -> Integers:
+    """Ends of intervals in the volume's voxels; those of outputs that read nothing stay as they are."""
+    return np.where(np.abs(ends) >= NOTHING // 2, ends, ends + start)
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from math import floor
 
 import numpy as np
 
 from chunkinfer.models.trace.call import Call, Rule
-from chunkinfer.models.trace.dependence import Dim, Dims, Factor, Integers, Unfollowed, collapse, is_spatial
-
-_ROUNDING = Fraction(1, 10**6)
-"""Slack where a float32 sampling position may fall on either side of a voxel."""
+from chunkinfer.models.trace.dependence import Dim, Dims, Factor, Unfollowed, collapse, is_spatial
 
 
 def _each(value: int | Sequence[int] | None, rank: int, default: int | Sequence[int]) -> list[int]:
@@ -105,17 +101,21 @@ def _resampled(call: Call, dim: Dim, size: int, scale: float | None) -> Dim:
         )
     elif max(step.numerator, step.denominator) > 16:
         call.refuse(f"resizes by a ratio that depends on the size of the input ({factor.size} to {size} voxels)")
-    at = [Fraction(2 * k + 1, 2) * step - Fraction(1, 2) for k in range(size)]
+    # Position k samples the point (k + 1/2) * step - 1/2; whole numbers over one denominator, for long axes.
+    num, den = step.numerator, 2 * step.denominator
+    twice = (2 * np.arange(size) + 1) * num - den // 2
     if "nearest_exact" in call.name:
-        return (factor.take(_inside([floor(v + Fraction(1, 2)) for v in at], factor.size), step),)
+        return (factor.take(np.clip((twice + den // 2) // den, 0, factor.size - 1), step),)
     if "nearest" in call.name:
-        return (factor.take(_inside([floor(k * step) for k in range(size)], factor.size), step),)
+        return (factor.take(np.clip(np.arange(size) * num // step.denominator, 0, factor.size - 1), step),)
     before, after = (1, 2) if "cubic" in call.name else (0, 1)
     # A weight is a float32: only where the ratio is a power of two is it known on which side of a voxel a position
-    # falls. Linear interpolation also multiplies the next voxel by zero where the position is a voxel.
-    slack = Fraction(0) if step.denominator & (step.denominator - 1) == 0 else _ROUNDING
-    first = np.array([floor(v - slack) - before for v in at])
-    last = np.array([floor(v + slack) + after for v in at])
+    # falls. Linear interpolation also multiplies the next voxel by zero where the position is a voxel. Other positions
+    # are at least one over the denominator away from any voxel, far beyond round-off.
+    exact = step.denominator & (step.denominator - 1) == 0
+    voxel = (twice % den == 0) & (not exact)
+    first = twice // den - voxel - before
+    last = twice // den + after
     width = int((last - first).max()) + 1
     taps = np.minimum(first[:, None] + np.arange(width), last[:, None])
     padded = (first < 0, last > factor.size - 1)
@@ -123,11 +123,6 @@ def _resampled(call: Call, dim: Dim, size: int, scale: float | None) -> Dim:
     if before == 0:
         taps = np.where(first[:, None] < 0, np.arange(width), taps)
     return (factor.gather(np.clip(taps, 0, factor.size - 1), step, padded=padded),)
-
-
-def _inside(indices: list[int], size: int) -> Integers:
-    inside: Integers = np.clip(np.array(indices), 0, size - 1)
-    return inside
 
 
 def padding(call: Call) -> Dims:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 _LIKE_INPUT = frozenset(
     ["relu", "leaky_relu", "elu", "selu", "celu", "silu", "gelu", "sigmoid", "tanh", "hardtanh", "softplus", "mish"]
@@ -36,12 +35,3 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _fits(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool = True) -> bool:
     """Whether batch normalisation only scales channels, and has as many as its input."""
     return not training and mean is not None and mean.shape[0] == x.shape[1]
-
-
-class Shortcuts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Takes the shortcuts, and does nothing else."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return run(func, args, kwargs or {})

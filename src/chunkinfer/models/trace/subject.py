@@ -6,18 +6,30 @@ import copy
 import io
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from chunkinfer.models.trace.dependence import Reason
 from chunkinfer.models.trace.follow import Followed, follow
-from chunkinfer.models.trace.shortcuts import Shortcuts
+from chunkinfer.models.trace.program import Program, Recorder
 
 
 class NoMap(ValueError):
     """The network runs, and what it gives is not a map of its input."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run of the network at one size."""
+
+    shape: tuple[int, ...]
+    """Shape of the output, (1, channels, *space)."""
+    program: Program
+    """The operators that it ran."""
 
 
 class Subject:
@@ -72,16 +84,38 @@ class Subject:
     def _input(self, shape: Sequence[int]) -> torch.Tensor:
         return torch.zeros((1, self.channels, *shape), dtype=self.dtype, device=self.device)
 
-    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...] | Exception:
-        """The output's shape for an input of this spatial shape, or why there is none."""
+    def ran(self, shape: Sequence[int]) -> Ran | Exception:
+        """A run on an input of this spatial shape, or why there is none."""
+        recorder = Recorder()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), Shortcuts():  # type: ignore[no-untyped-call]
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
                 found = tuple(self._run(self._input(shape)).shape)
         except Exception as error:  # whatever the network raises on a size it does not take
             return error
         if len(found) != 2 + len(shape) or found[0] != 1 or 0 in found:
             return NoMap(f"its output has shape {found} instead of (1, channels, {len(shape)} spatial axes)")
-        return found
+        return Ran(found, recorder.program)
+
+    def difference(self, shape: Sequence[int], other: Sequence[int]) -> Reason | None:
+        """Where the programs at two spatial shapes that it takes part ways; None if they are the same."""
+        one, two = self.ran(shape), self.ran(other)
+        assert isinstance(one, Ran)
+        assert isinstance(two, Ran)
+        if (k := one.program.first_difference(two.program)) is None:
+            return None
+        lines = []
+        for at in (shape, other):
+            recorder = Recorder(look_at=k)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
+                self._run(self._input(at))
+            lines.append(recorder.line)
+        first, second = (line or "another operator" for line in lines)
+        told = f"{first}" if first == second else f"{first}, against {second}"
+        return Reason(
+            name_of(self.module),
+            f"computes something else on {_times(shape)} voxels than on {_times(other)}, because its forward looks at "
+            f"the size: {told}",
+        )
 
     def follow(self, shape: Sequence[int]) -> Followed:
         """Run it at this spatial shape and follow what the output reads."""
@@ -98,6 +132,10 @@ def subjects(module: nn.Module, channels: int, dtype: torch.dtype) -> Iterator[S
         except Exception:  # torch raises all kinds on modules that do not copy; then the next way serves
             continue
         yield Subject(ours, device, channels, dtype)
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def name_of(module: nn.Module) -> str:

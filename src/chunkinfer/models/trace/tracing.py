@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.models.trace.axis import AxisSearch
 from chunkinfer.models.trace.dependence import Reason
 from chunkinfer.models.trace.follow import Followed
-from chunkinfer.models.trace.subject import NoMap, Subject, name_of, subjects
+from chunkinfer.models.trace.subject import NoMap, Ran, Subject, name_of, subjects
 from chunkinfer.models.verifying import Seen
 
 _FREE_SIZES = (96, 48, 192, 240, 144, 120, 64, 72, 256, 224, 160, 128, 512)
@@ -43,6 +43,8 @@ class Trace:
     """The ATen operators that the volume went through, with the shapes they gave, in order."""
     declared: tuple[Seen, ...] | None = None
     """Of a contract that is the network's own word (``tiling_contract``) and not traced: what real runs showed."""
+    base: tuple[int, ...] = ()
+    """Spatial shape at which it was traced first."""
 
     @property
     def exact(self) -> bool:
@@ -91,6 +93,27 @@ def trace(
     raise _unrunnable(module, channels, ndim, dtype, size, failure)
 
 
+def at_lengths(module: nn.Module, found: Trace, shape: Sequence[int], dtype: torch.dtype) -> Trace:
+    """The trace for a volume of a shape: each axis' contract as it is at the volume's own length.
+
+    Parameters
+    ----------
+    module, dtype
+        As for `trace`.
+    found
+        What it gave, without a reason against exactness.
+    shape
+        Spatial voxels of the volume.
+    """
+    odd = [axis for axis, (c, n) in enumerate(zip(found.axes, shape, strict=True)) if not c.accepts(n)]
+    subject = next(s for s in subjects(module, found.channels_in, dtype) if isinstance(s.ran(found.base), Ran))
+    start = subject.follow(found.base)
+    axes = list(found.axes)
+    for axis in odd:
+        axes[axis] = AxisSearch(subject, start, axis).at(shape[axis], axes[axis])
+    return replace(found, axes=tuple(axes))
+
+
 def _starts(subject: Subject, ndim: int, size: Sequence[int] | None) -> Iterator[tuple[int, ...]]:
     if size is not None:
         yield tuple(size)
@@ -106,7 +129,7 @@ def _first_run(subject: Subject, ndim: int, size: Sequence[int] | None) -> tuple
     error: Exception | None = None
     ran = maps_not = 0
     for shape in _starts(subject, ndim, size):
-        found = subject.output_shape(shape)
+        found = subject.ran(shape)
         if isinstance(found, Exception):
             # What it says of its output tells more than why it did not run at another size.
             if error is None or (isinstance(found, NoMap) and not isinstance(error, NoMap)):
@@ -181,7 +204,7 @@ def _no_map(
 ) -> ModelError:
     """The error of a network that runs and gives no map, with the layer that loses the axes where one is known."""
     subject = next(subjects(module, channels, dtype))
-    shape = next((s for s in _starts(subject, ndim, size) if isinstance(subject.output_shape(s), NoMap)), None)
+    shape = next((s for s in _starts(subject, ndim, size) if isinstance(subject.ran(s), NoMap)), None)
     reasons = subject.follow(shape).reasons if shape is not None else ()
     why = next((f" {reason}." for reason in reasons if "pool" in str(reason).lower()), "")
     return ModelError(
@@ -214,4 +237,5 @@ def _traced(subject: Subject, start: Followed) -> Trace:
         str(start.output.dtype).removeprefix("torch."),
         reasons,
         start.operations,
+        base=start.input_shape,
     )
