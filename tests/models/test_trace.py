@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest

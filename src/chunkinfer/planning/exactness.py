@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from chunkinfer.errors import ModelError, NotExact
@@ -29,27 +29,20 @@ def confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
     NotExact
         The patches do not give what the network gives on the whole volume.
     """
-    from chunkinfer.models.trace import Cut, check_patches
-
     if len(lattice) == 1 or not model.of_torch:  # what can only be called was probed at several sizes
         return
-    axes = [_shortened(a) for a in lattice.axes]
-    volume = [a.padded for a in lattice.axes]
     orders: dict[tuple[int, ...], list[Variant | None]] = {}
     if model.augmentation is None:
-        orders[tuple(range(len(axes)))] = [None]
+        orders[tuple(range(len(lattice.axes)))] = [None]
     else:
-        trace = model.plain.trace(trace.channels_in, len(axes))
+        trace = model.plain.trace(trace.channels_in, len(lattice.axes))
         for variant in model.augmentation.variants:
-            orders.setdefault(variant.shape(range(len(axes))), []).append(variant)
+            orders.setdefault(variant.shape(range(len(lattice.axes))), []).append(variant)
+    axes, thick = [_shortened(a) for a in lattice.axes], [_thickened(a) for a in lattice.axes]
     for order, variants in orders.items():
-        cuts = []
-        for d in order:
-            flips = {v is not None and d - len(axes) in v.flips for v in variants}
-            shifts = (0, 0) if model.augmentation is None else model.augmentation.shifts(d - len(axes))
-            places = tuple(place for flipped in sorted(flips) for place in _places(axes[d], flipped, shifts))
-            cuts.append(Cut(axes[d].padded, axes[d].patch, places))
-        reasons = check_patches(model.module_on("cpu"), trace, cuts, [volume[d] for d in order])
+        reasons = _reasons(model, trace, lattice, axes, order, variants)
+        if reasons and thick != axes:  # what the axes that are cut read may be hidden by a thin one that is not
+            reasons = _reasons(model, trace, lattice, thick, order, variants)
         if reasons:
             raise NotExact(
                 f"{model.name} cannot be tiled exactly with patches of {lattice.patch} voxels: {reasons[0]}.",
@@ -61,12 +54,42 @@ def confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
             )
 
 
+def _reasons(
+    model: Model,
+    trace: Trace,
+    lattice: PatchLattice,
+    axes: Sequence[AxisLattice],
+    order: Sequence[int],
+    variants: Sequence[Variant | None],
+) -> tuple[Reason, ...]:
+    """What is wrong where the network sees the axes in an order, some of them backwards."""
+    from chunkinfer.models.trace import Cut, check_patches
+
+    cuts = []
+    for d in order:
+        flips = {v is not None and d - len(axes) in v.flips for v in variants}
+        shifts = (0, 0) if model.augmentation is None else model.augmentation.shifts(d - len(axes))
+        places = tuple(place for flipped in sorted(flips) for place in _places(axes[d], flipped, shifts))
+        cuts.append(Cut(axes[d].padded, axes[d].patch, places))
+    patch, volume = [lattice.patch[d] for d in order], [lattice.axes[d].padded for d in order]
+    return check_patches(model.module_on("cpu"), trace, cuts, patch, volume)
+
+
 def _shortened(axis: AxisLattice) -> AxisLattice:
     """The axis, or the same cut of a shorter volume where there are so many voxels that checking takes long."""
     limit = max(CHECKED, 4 * axis.patch)
     if axis.padded <= limit:
         return axis
     return exact_axis(axis.contract, axis.padded - round_up(axis.padded - limit, axis.contract.period), axis.patch)
+
+
+def _thickened(axis: AxisLattice) -> AxisLattice:
+    """As `_shortened`; an axis that one patch spans with at least as many voxels as show what the network reads."""
+    c = axis.contract
+    if len(axis.starts) > 1 or c.uncut is not None:
+        return _shortened(axis)
+    size = c.accepted_at_least(max(axis.padded, c.low + c.high + 4 * c.period))
+    return exact_axis(c, size, size)
 
 
 def _places(axis: AxisLattice, flipped: bool, shifts: tuple[int, int]) -> Iterator[Place]:

@@ -97,7 +97,8 @@ class AxisSearch:
         if sizes.residues and sizes.total == lost:
             _, low, high = self._context(sizes)
             if not self.reasons:
-                return replace(here, low=low, high=high, smallest=self._least(first, lost))
+                # A volume below the least is one patch, whatever the network is there.
+                return replace(here, low=low, high=high, smallest=min(size, self._least(first, lost)))
         else:
             self._refuse(f"{size} voxels give {outputs[size]}, which does not follow from other lengths")
         shorter = next((n for n in range(size, 0, -1) if contract.accepts(n)), 0)

@@ -42,7 +42,11 @@ class Cut:
 
 
 def check_patches(
-    module: nn.Module, trace: Trace, cuts: Sequence[Cut], volume: Sequence[int] | None = None
+    module: nn.Module,
+    trace: Trace,
+    cuts: Sequence[Cut],
+    patch: Sequence[int] | None = None,
+    volume: Sequence[int] | None = None,
 ) -> tuple[Reason, ...]:
     """Confirm that patches compute what the network computes on the whole volume.
 
@@ -58,8 +62,8 @@ def check_patches(
         Its trace.
     cuts
         One for each spatial axis.
-    volume
-        Voxels of the volume where the cuts are of a shorter one, which reads the same.
+    patch, volume
+        Voxels of a patch and of the volume, where the cuts are of others that read the same.
 
     Returns
     -------
@@ -68,29 +72,30 @@ def check_patches(
     """
     if trace.reasons or trace.declared is not None:  # what the tracer could not follow it cannot confirm either
         return trace.reasons
-    patch, shape = tuple(cut.patch for cut in cuts), tuple(cut.size for cut in cuts)
+    shapes = tuple(cut.patch for cut in cuts), tuple(cut.size for cut in cuts)
     failure: Exception | None = None
     for subject in subjects(module, trace.channels_in, _dtype_of(module)):
-        if not subject.is_free and max(prod(patch), prod(shape)) > _REAL_VOXELS:
+        if not subject.is_free and max(map(prod, shapes)) > _REAL_VOXELS:
             return ()
-        for at in (patch, shape):
+        for at in shapes:
             if not isinstance(found := subject.ran(at), Ran):
                 failure, reason = found, Reason(name_of(module), f"does not run on {tuple(at)} voxels: {found}")
                 break
         else:
-            return tuple(_differences(subject, cuts, patch, shape, volume or shape))
+            return tuple(_differences(subject, cuts, patch or shapes[0], volume or shapes[1]))
     return (reason,) if failure is not None else ()
 
 
 def _differences(
-    subject: Subject, cuts: Sequence[Cut], patch: tuple[int, ...], shape: tuple[int, ...], volume: Sequence[int]
+    subject: Subject, cuts: Sequence[Cut], patch: Sequence[int], volume: Sequence[int]
 ) -> Iterator[Reason]:
-    # Without data, too, a tensor has no more bytes than 64 bits can count.
-    whole = volume if subject.is_free and isinstance(subject.ran(volume), Ran) else shape
-    if different := subject.difference(patch, whole):
+    # Without data, too, a tensor has no more bytes than 64 bits can count: then the shorter volume tells.
+    if all(isinstance(subject.ran(at), Ran) for at in (patch, volume)) and (
+        different := subject.difference(patch, volume)
+    ):
         yield different
         return
-    in_patch, in_volume = subject.follow(patch), subject.follow(shape)
+    in_patch, in_volume = subject.follow([cut.patch for cut in cuts]), subject.follow([cut.size for cut in cuts])
     if reasons := (*in_patch.reasons, *in_volume.reasons):
         yield from reasons
         return

@@ -29,8 +29,8 @@ _UNSEEN = frozenset(["view", "_unsafe_view", "_reshape_alias", "clone", "alias",
 _STRIDED = frozenset(["as_strided", "as_strided_", "new_empty_strided", "empty_strided", "_reshape_alias"])
 """Operators whose strides are those of memory."""
 
-Instruction = tuple[Any, tuple[Any, ...]]
-"""An operator, and its arguments that are no tensors and no sizes."""
+Instruction = tuple[str, tuple[Any, ...]]
+"""Name of an operator, and its arguments that are no tensors and no sizes."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket.__name__ not in _UNSEEN:
-            if len(self._instructions) == self.look_at:
+            if len(self._instructions) == self.look_at and not self.line:
                 self.line = _calling_line()
-            self._instructions.append((func, _kept(func, args, kwargs)))
+            self._instructions.extend(_instructions(func, _kept(func, args, kwargs)))
         return shortcuts.run(func, args, kwargs)
 
 
@@ -101,6 +101,15 @@ def _kept(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
         elif not any(isinstance(v, torch.Tensor) for v in value):
             kept.append(tuple(value))
     return tuple(kept)
+
+
+def _instructions(func: Any, kept: tuple[Any, ...]) -> list[Instruction]:
+    """A call as instructions: whether torch adds a bias inside a product of matrices, and in place, follows from sizes,
+    too."""
+    name = func.overloadpacket.__name__.rstrip("_")
+    if name in ("addmm", "baddbmm") and set(kept) == {None}:
+        return [("mm", ()), ("add", (None,))]
+    return [("mm" if name == "bmm" else name, kept)]
 
 
 def _calling_line() -> str:
