@@ -25,6 +25,7 @@ from chunkinfer.blockwise import (
     origin_of,
     room_of,
 )
+from chunkinfer.blockwise.checks import blocks_to_check
 from chunkinfer.blockwise.derived import Derived
 from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
 from chunkinfer.geometry import Box
@@ -81,6 +82,7 @@ class Settings(TypedDict, total=False):
     mask: Any
     empty: float | str | None
     fill: float | None
+    check: int | None
 
 
 @overload
@@ -118,6 +120,7 @@ def infer(
     mask: Any = None,
     empty: float | str | None = None,
     fill: float | None = None,
+    check: int | None = None,
 ) -> xr.DataArray | da.Array:
     """Run a network over a volume: lazy, and equal to ``model(volume)`` however it is cut.
 
@@ -205,6 +208,9 @@ def infer(
         value of any kind ("constant").
     fill
         What is stored in voxels that are left out, 0 by default.
+    check
+        Blocks of which a part is computed again, with more context, and compared; a difference ends the run. By default
+        up to 8, and never more than 2 % of the patches, but at least one of a network that was only probed. 0: none.
 
     Returns
     -------
@@ -223,7 +229,7 @@ def infer(
         precision=precision, precision_tolerance=precision_tolerance, engine=engine, cpu_engine=cpu_engine,
         threads=threads, device=device, normalize=normalize, memory=memory, slots=slots,
         max_block_minutes=max_block_minutes, calibrate=calibrate, activation=activation, channels=channels,
-        argmax=argmax, threshold=threshold, mask=mask, empty=empty, fill=fill,
+        argmax=argmax, threshold=threshold, mask=mask, empty=empty, fill=fill, check=check,
     )  # fmt: skip
     return _Inference.prepare(volume, model, wishes, exchange).result()
 
@@ -348,9 +354,13 @@ class _Inference:
             "array": f"infer-{token}",
             "axes": list(plan.axes),
         }
+        checked = self._checked(token, len(grid))
+        task = Network(
+            self.model, plan.engine, plan.precision, self.job, grid, self.mask, plan.misfit(), plan.cpu_engine, checked
+        )
         network = Payload(
-            f"network-{token}",
-            Network(self.model, plan.engine, plan.precision, self.job, grid, self.mask, plan.misfit(), plan.cpu_engine),
+            f"network-{token}-{self.wishes.check}",
+            task,
             about,
             rebuild=lambda s: self.settled(s).lazy(),
         )
@@ -362,6 +372,14 @@ class _Inference:
             check_reads(self.mask.reader.array, [self.mask.seen(block) for block in grid.sample()])
         reader = Payload(f"reader-{tokenize(volume.array.name, volume.channels)}", Reader(origin, volume.channels))
         return infer_reading(reader, network, f"infer-{token}")
+
+    def _checked(self, token: str, blocks: int) -> frozenset[int]:
+        """The blocks that the run looks at again: of exact runs that are cut."""
+        plan = self.plan
+        if not plan.exact or len(plan.lattice) == 1:
+            return frozenset()
+        probed = not self.model.of_torch
+        return blocks_to_check(blocks, plan.patches, self.wishes.check, probed, int(token[:8], 16))
 
     def result(self) -> xr.DataArray | da.Array:
         """The lazy result in the caller's own kind."""

@@ -17,6 +17,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer.blockwise.checks import check_block
 from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.payload import Payload
 from chunkinfer.blockwise.reading import Reader
@@ -59,6 +60,8 @@ class Network:
     """Why this must not run: it takes more memory than there is, or changes more than it may."""
     cpu_engine: str | None = None
     """What computes, in fp32 on a CPU, on workers that declare no GPU; None: the same as everywhere."""
+    checked: frozenset[int] = frozenset()
+    """Numbers of the blocks of which a part is computed again and compared."""
 
     def __call__(self, out: Box, read: Callable[[], tuple[NDArray[Any], Box]]) -> NDArray[Any]:
         """Compute an output block; waits for a place on the process's device.
@@ -82,11 +85,39 @@ class Network:
         _count(len(selection.patches) + selection.skipped, selection.skipped)
         if not selection.patches:
             return blank(self.job, out)
-        here = self if self.cpu_engine is None or worker_resources().get("GPU") else self._without_gpu(self.cpu_engine)
-        return here._computed(data, seen, out, selection)
+        return self._here()._computed(data, seen, out, selection)
 
-    def _without_gpu(self, engine: str) -> Network:
-        return replace(self, engine=engine, precision="fp32", job=replace(self.job, device="cpu"), cpu_engine=None)
+    def check(self, block: NDArray[Any], number: int, out: Box, read: Callable[[Box], NDArray[Any]]) -> None:
+        """Compute a part of a block again, if it is one of those, and compare; see `chunkinfer.blockwise.checks`.
+
+        Parameters
+        ----------
+        block, number, out
+            What was computed, its number in the grid, and its box in output voxels.
+        read
+            Gives the stored voxels (channels, *space) of an input box inside the volume.
+
+        Raises
+        ------
+        NotExact
+            They differ by more than round-off.
+        """
+        if number not in self.checked or self.job.empty is not None:
+            return
+        keep = None if self.mask is None else self.mask(out)
+
+        def again(job: Job, data: NDArray[Any], seen: Box, box: Box) -> NDArray[Any]:
+            alone = replace(self, job=job, mask=None, checked=frozenset())
+            return alone._here()._computed(data, seen, box, select(job, data, seen, box, None))
+
+        check_block(self.job, block, out, read, again, self.precision, self.model.kind == "function", keep)
+
+    def _here(self) -> Network:
+        """What this worker computes with: where it declares no GPU, it may be another engine."""
+        if self.cpu_engine is None or worker_resources().get("GPU"):
+            return self
+        job = replace(self.job, device="cpu")
+        return replace(self, engine=self.cpu_engine, precision="fp32", job=job, cpu_engine=None)
 
     def _computed(self, data: NDArray[Any], seen: Box, out: Box, selection: Selection) -> NDArray[Any]:
         job = self.job
@@ -247,7 +278,9 @@ def _read_and_run(volume: Payload, network: Payload, block_id: tuple[int, ...] =
         seen = run.job.lattice.seen(out)
         return reader(seen), seen
 
-    return run(out, read)
+    block = run(out, read)
+    run.check(block, run.grid.ravel(block_id[1:]), out, reader)
+    return block
 
 
 def _run_on(

@@ -96,6 +96,7 @@ INFERENCE = together(
     click.option("--patch", type=Voxels(), help="What the network sees at a time."),
     click.option("--overlap", type=Voxels(), help="Blend patches that overlap by this much; exact tiling without it."),
     click.option("--pad", type=click.Choice(["edge"]), help="Repeat the last voxels up to a length that can be cut."),
+    click.option("--check", type=int, help="Blocks that the run computes again in part, to check itself; 0: none."),
     click.option("--halo", type=Voxels(), help="Less context than the network's, on purpose: faster, approximate."),
     click.option("--block", type=Voxels(), help="What one task computes and writes."),
     click.option("--window", help="hann, linear, gaussian or bump."),

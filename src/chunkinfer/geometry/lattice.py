@@ -122,8 +122,7 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", ha
     """
     padded = contract.accepted_at_least(size)
     if padded <= patch:
-        step = round_up(max(padded, 1), contract.period)
-        return AxisLattice(contract, size, padded, padded, step, (0,), exact=True)
+        return AxisLattice(contract, size, padded, padded, _whole(contract, padded), (0,), exact=True)
     if contract.uncut is not None:
         raise uncut(contract, size, axis)
     if not contract.accepts(patch) or (padded - patch) % contract.period:
@@ -143,6 +142,11 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", ha
     zones = ceil(Fraction(contract.output_size(size)) * contract.stride / step)
     starts = tuple(min(max(k * step - low, 0), padded - patch) for k in range(zones))
     return AxisLattice(contract, size, padded, patch, step, starts, exact=True)
+
+
+def _whole(contract: AxisContract, padded: int) -> int:
+    """The clean zone of the only patch: all of its output, which may reach beyond the input."""
+    return round_up(max(padded, ceil(contract.output_size(padded) * contract.stride), 1), contract.period)
 
 
 def uncut(contract: AxisContract, size: int, axis: str) -> NotExact:
@@ -278,7 +282,7 @@ class PatchLattice:
         """One patch of this kind over a volume of its own size, or of a smaller shape that is far-padded to it."""
         axes = []
         for a, n in zip(self.axes, shape or self.patch, strict=True):
-            step = round_up(a.patch, a.contract.period) if a.exact else a.step
+            step = _whole(a.contract, a.patch) if a.exact else a.step
             axes.append(AxisLattice(a.contract, n, a.patch, a.patch, step, (0,), a.exact))
         return PatchLattice(tuple(axes))
 

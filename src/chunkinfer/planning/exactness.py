@@ -70,7 +70,9 @@ def _reasons(
         flips = {v is not None and d - len(axes) in v.flips for v in variants}
         shifts = (0, 0) if model.augmentation is None else model.augmentation.shifts(d - len(axes))
         places = tuple(place for flipped in sorted(flips) for place in _places(axes[d], flipped, shifts))
-        cuts.append(Cut(axes[d].padded, axes[d].patch, places))
+        # Along an axis that cannot be cut nothing is to be compared; the others are followed at a length that can.
+        cannot = axes[d].contract.uncut
+        cuts.append(Cut(axes[d].padded, axes[d].patch, places) if cannot is None else Cut(cannot.longer, cannot.longer))
     patch, volume = [lattice.patch[d] for d in order], [lattice.axes[d].padded for d in order]
     return check_patches(model.module_on("cpu"), trace, cuts, patch, volume)
 

@@ -119,6 +119,8 @@ class Planning:
         self.asked_slots = None if wishes.slots is None else positive("slots", wishes.slots)
         self._use_threads(count("threads", wishes.threads))
         check_minutes(wishes.max_block_minutes, wishes.calibrate)
+        if wishes.check is not None and wishes.check != 0:
+            positive("check", wishes.check)
         if wishes.pad is not None:
             one_of("pad", wishes.pad, PADS)
         self.window = one_of("window", wishes.window or "hann", WINDOWS)

@@ -53,6 +53,7 @@ class Wishes:
     mask: Any = None
     empty: float | str | None = None
     fill: float | None = None
+    check: int | None = None
 
     def memory_bytes(self) -> int | None:
         """The memory of a worker process, in bytes; None where it was left open."""

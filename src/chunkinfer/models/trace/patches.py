@@ -38,7 +38,8 @@ class Cut:
     """Input voxels of the volume."""
     patch: int
     """Input voxels of a patch."""
-    places: tuple[Place, ...]
+    places: tuple[Place, ...] = ()
+    """None where one patch spans the axis and nothing is to be compared."""
 
 
 def check_patches(
