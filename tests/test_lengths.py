@@ -110,7 +110,7 @@ def test_a_length_that_cannot_be_cut_is_exact_where_one_patch_spans_it() -> None
     model = Resizes().eval()
     volume = ODD[:, :50]
     plan = ci.plan(volume, model, patch=(45, 16))
-    assert [len(a.starts) for a in plan.lattice.axes] == [1, 6]
+    assert [len(a.starts) for a in plan.lattice.axes] == [1, 5]
     assert np.abs(ci.infer(volume, model, patch=(45, 16)).compute() - on(model, volume)).max() < 1e-6
 
 
@@ -132,7 +132,7 @@ def test_a_longer_volume_on_purpose_is_part_of_the_run(tmp_path: Path) -> None:
     padded = on(strided(), np.pad(ODD, [(0, 1), (0, 1)], mode="edge"))
     assert np.abs(asked.compute() - padded).max() < 1e-6
     ci.save(asked, tmp_path / "out.zarr", progress=False)
-    assert ci.audit(tmp_path / "out.zarr", ODD, strided()).passed
+    assert ci.audit(tmp_path / "out.zarr", ODD, strided()).ok
     with pytest.raises(ci.errors.SettingsDiffer, match="pad"):
         ci.save(ci.infer(ODD, strided(), patch=(17, 17)), tmp_path / "out.zarr", progress=False)
     with pytest.raises(PlanError, match="pad='zero' is not known"):
@@ -142,7 +142,7 @@ def test_a_longer_volume_on_purpose_is_part_of_the_run(tmp_path: Path) -> None:
 def test_an_audit_means_the_same_volume(tmp_path: Path) -> None:
     ci.save(ci.infer(ODD, strided(), patch=(17, 17)), tmp_path / "out.zarr", progress=False)
     report = ci.audit(tmp_path / "out.zarr", ODD, strided())
-    assert report.passed, report
+    assert report.ok, report
 
 
 @pytest.mark.parametrize("net", ["flips", "transposed"])

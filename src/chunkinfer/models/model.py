@@ -237,7 +237,8 @@ class Model:
         return self._traced(channels, ndim, size) if self.of_torch else self._probed(channels, ndim, size)
 
     def _found_at(self, found: Trace, volume: tuple[int, ...]) -> Trace:
-        if found.reasons or found.declared is not None or all(map(AxisContract.accepts, found.axes, volume)):
+        stated = found.declared is not None and "probed" not in found.operations
+        if found.reasons or stated or all(map(AxisContract.accepts, found.axes, volume)):
             return found
         if self.of_torch:
             import torch
