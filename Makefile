@@ -33,6 +33,7 @@ evidence: slow
 	$(BIN)/python benchmarks/znni.py | tee benchmarks/znni.md
 	$(BIN)/python benchmarks/overlap.py | tee benchmarks/overlap.md
 	$(BIN)/python benchmarks/exact.py | tee benchmarks/exact.md
+	$(BIN)/python benchmarks/lengths.py | tee benchmarks/lengths.md
 	$(BIN)/python benchmarks/pieces.py | tee benchmarks/pieces.md
 	$(BIN)/python benchmarks/overhead.py | tee benchmarks/overhead.md
 	$(BIN)/python benchmarks/start.py | tee benchmarks/start.md
