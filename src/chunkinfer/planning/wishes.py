@@ -48,6 +48,7 @@ class Wishes:
     mask: Any = None
     empty: float | str | None = None
     fill: float | None = None
+    version: str | None = None
 
     def memory_bytes(self) -> int | None:
         """The memory of a worker process, in bytes; None where it was left open."""
