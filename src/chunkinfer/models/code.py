@@ -160,6 +160,8 @@ class _Reader:
                 yield from (name, self.of(value))
             elif name in _DYNAMIC and hasattr(builtins, name):
                 self.unknown.append(f"{function.__qualname__} calls {name}()")
+        if torch in modules and "ops" in used.attributes:
+            self.unknown.append(f"{function.__qualname__} takes an operator of torch.ops")
         for name in used.imports:
             found = _imported(name, function.__globals__.get("__package__") or "")
             modules += [found] if found is not None else []

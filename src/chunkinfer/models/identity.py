@@ -29,17 +29,8 @@ class Identity:
     """A digest of everything that can change what a network computes, and what is not in it."""
 
     digest: str
-    has_program: bool
-    """Whether it is of the operators that the network calls; otherwise of its code."""
     doubt: str | None
     """What could not be told, so that two networks may share the digest; None: nothing."""
-
-    def versioned(self, version: str | None) -> Identity:
-        """With the caller's word for what cannot be told."""
-        if version is None:
-            return self
-        digest = hashlib.sha256(f"{self.digest} {version}".encode()).hexdigest()[:32]
-        return Identity(digest, self.has_program, None)
 
 
 def identity_of(network: Any, contents: Contents | None = None) -> Identity:
@@ -61,20 +52,19 @@ def identity_of(network: Any, contents: Contents | None = None) -> Identity:
         A weight has no values.
     """
     contents = contents or Contents()
-    why = None
+    why: NoProgram | None = None
     if isinstance(network, torch.nn.Module):
         contents.add(tensors_of(network))
         try:
-            return Identity(_by_programs(network, contents), True, None)
+            return Identity(_by_programs(network, contents), None)
         except NoProgram as found:
-            why = str(found)
+            why = found
     code = code_of(network, contents)
-    if not code.unknown:
-        return Identity(code.digest, False, None)
-    listed = ", ".join(code.unknown[:3]) + (f" and {len(code.unknown) - 3} more" if len(code.unknown) > 3 else "")
-    return Identity(
-        code.digest, False, f"it {why}, and its code leads to {listed}" if why else f"its code leads to {listed}"
-    )
+    unknown = [*([why.unknown] if why is not None and why.unknown else []), *code.unknown]
+    if not unknown:
+        return Identity(code.digest, None)
+    listed = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+    return Identity(code.digest, f"it {why}, and its code leads to {listed}" if why else f"its code leads to {listed}")
 
 
 def program_at(network: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype, contents: Contents) -> str | None:

@@ -24,8 +24,24 @@ _READS_VALUE = ("_local_scalar_dense", "item", "is_nonzero", "equal")
 """Operators that give a value to Python."""
 
 
+OPERATORS_OF_TORCH = ("aten", "prims", "prim", "quantized", "torchvision")
+"""Namespaces of operators whose code has the version of an installed package."""
+
+
 class NoProgram(Exception):
-    """The network is part Python: what it does depends on more than operators and their arguments."""
+    """The network is part Python: what it does depends on more than operators and their arguments.
+
+    Parameters
+    ----------
+    why
+        In words that follow "it".
+    unknown
+        An operator of somebody's own, into whose code nobody looks.
+    """
+
+    def __init__(self, why: str, unknown: str | None = None) -> None:
+        super().__init__(why)
+        self.unknown = unknown
 
 
 class Ghost(torch.Tensor):
@@ -130,10 +146,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.overloadpacket.__name__ in _READS_VALUE:
             return self._value(func, args, kwargs)
+        if func.namespace not in OPERATORS_OF_TORCH:
+            raise NoProgram(f"calls {func.name()}", f"the operator {func.name()}")
         said = [self._said(a) for a in args] + [f"{k}={self._said(v)}" for k, v in sorted(kwargs.items())]
         self._text.update(f"{func.name()}({', '.join(said)});".encode())
         result = shortcuts.run(func, self._shadowed(args), self._shadowed(self._on_meta(func, kwargs)))
-        return pytree.tree_map_only(torch.Tensor, self.ghost, result)
+        return _each_tensor(self.ghost, result)
 
     def _value(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What Python reads: of the network's own tensors it is a constant, which shows in what it is used for."""
@@ -151,7 +169,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return kwargs
 
     def _shadowed(self, value: Any) -> Any:
-        return pytree.tree_map_only(torch.Tensor, self._shadow, value)
+        return _each_tensor(self._shadow, value)
 
     def _shadow(self, tensor: torch.Tensor) -> torch.Tensor:
         if isinstance(tensor, Ghost):
@@ -181,3 +199,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, torch.dtype | torch.layout | torch.memory_format | enum.Enum):
             return str(value)
         raise NoProgram(f"gives an operator a {type(value).__name__}")
+
+
+def _each_tensor(of: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """A nested value with something in place of each tensor. torch's own `tree_map` takes longer than the operators."""
+    if isinstance(value, torch.Tensor):
+        return of(value)
+    if isinstance(value, tuple | list):
+        return type(value)([_each_tensor(of, each) for each in value])
+    if isinstance(value, dict):
+        return {name: _each_tensor(of, each) for name, each in value.items()}
+    return value
