@@ -30,6 +30,13 @@ class Kind:
     values: tuple[Any, ...] = (1.0, 2.0, -3.0, 0.5, 7.0, 1.0000001)
     """Each gives another network."""
 
+    def many(self, count: int) -> tuple[Any, ...]:
+        """So many values, or all there are where they are no numbers."""
+        if not isinstance(self.values[0], float):
+            return self.values
+        more = np.random.default_rng(0).uniform(-10, 10, max(count - len(self.values), 0)).tolist()
+        return (*self.values[:count], *more)
+
 
 class Base(nn.Module):
     """Two convolutions, and one number between them."""
@@ -261,7 +268,7 @@ NETWORKS = {
                                        "else x")),
     "scripted submodule": Kind(_last(lambda v: torch.jit.script(nn.LeakyReLU(v)))),
     "compiled by torch.compile": Kind(_compiled),
-    "torch.export's module": Kind(_exported, (1.0, 2.0)),
+    "torch.export's module": Kind(_exported, (1, 2, 3)),
     "train mode": Kind(lambda v: _last(lambda _: nn.BatchNorm3d(2))(0).train(v), (True, False)),
     "reads voxels in Python": Kind(_module("class made(Base):\n  def between(s, x): return x * (VALUE if x.max() > 0 "
                                            "else 1.5)")),
@@ -332,15 +339,15 @@ FUNCTIONS = {
 """What functions of arrays differ in -> how."""
 
 
-def digests() -> dict[str, list[str]]:
-    """The digests of all of them."""
+def digests(count: int = 6) -> dict[str, list[str]]:
+    """The digests of so many of each kind."""
     from chunkinfer.models import open_model
 
     return {
-        name: [open_model(kind.build(value)).digest for value in kind.values]
+        name: [open_model(kind.build(value)).digest for value in kind.many(count)]
         for name, kind in {**NETWORKS, **FUNCTIONS}.items()
     }
 
 
 if __name__ == "__main__":
-    json.dump(digests(), sys.stdout)
+    json.dump(digests(*map(int, sys.argv[1:])), sys.stdout)
