@@ -32,6 +32,7 @@ from chunkinfer.geometry import Box
 from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize
 from chunkinfer.masking import resolve_mask
 from chunkinfer.models import Model, open_model
+from chunkinfer.models.code import code_of
 from chunkinfer.planning import (
     PerAxis,
     Place,
@@ -83,6 +84,7 @@ class Settings(TypedDict, total=False):
     empty: float | str | None
     fill: float | None
     check: int | None
+    version: str | None
 
 
 @overload
@@ -121,6 +123,7 @@ def infer(
     empty: float | str | None = None,
     fill: float | None = None,
     check: int | None = None,
+    version: str | None = None,
 ) -> xr.DataArray | da.Array:
     """Run a network over a volume: lazy, and equal to ``model(volume)`` however it is cut.
 
@@ -211,6 +214,9 @@ def infer(
     check
         Blocks of which a part is computed again, with more context, and compared; a difference ends the run. By default
         up to 8, and never more than 2 % of the patches, but at least one of a network that was only probed. 0: none.
+    version
+        A name that you change when you change the network: for one that calls compiled code of your own, or holds what
+        cannot be looked into. The plan says so; such a run resumes only under a version.
 
     Returns
     -------
@@ -230,6 +236,7 @@ def infer(
         threads=threads, device=device, normalize=normalize, memory=memory, slots=slots,
         max_block_minutes=max_block_minutes, calibrate=calibrate, activation=activation, channels=channels,
         argmax=argmax, threshold=threshold, mask=mask, empty=empty, fill=fill, check=check,
+        version=version,
     )  # fmt: skip
     return _Inference.prepare(volume, model, wishes, exchange).result()
 
@@ -288,7 +295,7 @@ class _Inference:
 
     @classmethod
     def prepare(cls, given: Any, model: Any, wishes: Wishes, exchange: bool | None) -> _Inference:
-        opened = open_model(model)
+        opened = open_model(model).versioned(wishes.version)
         volume, trace = _fit(given, opened)
         if wishes.pad is None and wishes.overlap is None:
             trace = opened.trace(trace.channels_in, len(volume.frame.space), volume=volume.space_shape)
@@ -318,6 +325,7 @@ class _Inference:
         exchanging = must_exchange(volume.array) if exchange is None else exchange
         _check_device(resolved)
         mask = None
+        resolved = replace(resolved, doubt=_doubt(opened, wishes))
         if wishes.mask is not None:
             mask = resolve_mask(wishes.mask, volume, _result_frame(volume, resolved), resolved.lattice.output)
             resolved = replace(resolved, skips={**(resolved.skips or {}), "mask": mask.about()})
@@ -339,10 +347,13 @@ class _Inference:
         plan, volume = self.plan, self.volume
         grid = grid_for_exchange(plan) if self.exchange else plan.grid
         settings = plan.settings()
-        token = tokenize(volume.array.name, volume.dims, plan.digest, self.trace.operations, settings, grid)
+        programs = self._programs()
+        token = tokenize(volume.array.name, volume.dims, plan.digest, programs, self.trace.operations, settings, grid)
         about = {
             "source": describe_source(volume),
-            "model": {"name": plan.model, "digest": plan.digest},
+            "model": self._network(),
+            "programs": programs,
+            "doubt": plan.doubt,
             "model_file": self.model.path or getattr(self.model.origin, "url", None),
             "settings": settings,
             "zone": [a.zone for a in plan.lattice.axes] if plan.lattice.exact else None,
@@ -356,8 +367,9 @@ class _Inference:
         }
         checked = self._checked(token, len(grid))
         task = Network(
-            self.model, plan.engine, plan.precision, self.job, grid, self.mask, plan.misfit(), plan.cpu_engine, checked
-        )
+            self.model.fresh(), plan.engine, plan.precision, self.job, grid, self.mask, plan.misfit(), plan.cpu_engine,
+            checked,
+        )  # fmt: skip
         network = Payload(
             f"network-{token}-{self.wishes.check}",
             task,
@@ -381,6 +393,19 @@ class _Inference:
         probed = not self.model.of_torch
         return blocks_to_check(blocks, plan.patches, self.wishes.check, probed, int(token[:8], 16))
 
+    def _network(self) -> dict[str, Any]:
+        """What the network is, for ledgers."""
+        about = {"name": self.plan.model, "digest": self.plan.digest}
+        return about if self.model.version is None else {**about, "version": self.model.version}
+
+    def _programs(self) -> list[str] | None:
+        """What the network calls at the patches of this run; None where that is not known, or its file says it."""
+        plan, patch = self.plan, self.plan.lattice.patch
+        patches = [patch] if self.model.augmentation is None else self.model.augmentation.shapes(patch)
+        found = [self.model.program((plan.batch, plan.channels_in, *each), plan.compute) for each in patches]
+        known = [each for each in found if each is not None]
+        return known if len(known) == len(found) else None
+
     def result(self) -> xr.DataArray | da.Array:
         """The lazy result in the caller's own kind."""
         array = self.lazy()
@@ -389,6 +414,17 @@ class _Inference:
         frame = _result_frame(self.volume, self.plan)
         name = self.model.name.partition(".")[0]
         return frame.label(array, ("c", *self.volume.frame.space), name=name, attrs=self.volume.attrs)
+
+
+def _doubt(model: Model, wishes: Wishes) -> str | None:
+    """Why another network or function may pass for this one in a ledger; None where that cannot be."""
+    if model.version is not None or model.doubt is not None:
+        return model.doubt
+    for name in ("activation", "normalize"):
+        function = getattr(wishes, name)
+        if callable(function) and (unknown := code_of(function).unknown):
+            return f"{name}= leads to {unknown[0]}"
+    return None
 
 
 def _result_frame(volume: Volume, plan: Plan) -> Frame:

@@ -256,11 +256,24 @@ class _Saving:
                 self.volume = Volume(**{**vars(self.volume), "array": rebuilt})
         # Before chunks and shards are adopted, which may not fit the blocks of another network or patch.
         self._compare({"networks": stored}, {"networks": [p.about for p in self.networks]})
+        self._refuse_doubt()
         layout = header.get("destination", {})
         for name in ("chunks", "shards", "encoding", "compression"):
             if name not in self.asked:
                 stored_one = layout.get(name)
                 self.asked = {**self.asked, name: False if name == "shards" and not stored_one else stored_one}
+
+    def _refuse_doubt(self) -> None:
+        """Refuse to go on where nobody can tell whether the network is the one that began."""
+        for about in (p.about for p in self.networks):
+            if about.get("doubt"):
+                raise SettingsDiffer(
+                    f"Whether this {about['model']['name']} made what {_plain(self.url)} holds cannot be told: "
+                    f"{about['doubt']}.",
+                    "Such a network is resumed under a version that you give it, from its first run on.",
+                    ['start anew under one: save(infer(volume, model, version="v1"), url, overwrite=True)',
+                     "store beside it: choose another URL"],
+                )  # fmt: skip
 
     def _compare(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         """Refuse a destination that another run made, showing what differs."""

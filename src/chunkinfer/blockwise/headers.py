@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = {
-    "plan", "precision_check", "asked", "kernels", "slots", "array", "versions", "counts", "copied", "model_file"
+    "plan", "precision_check", "asked", "kernels", "slots", "array", "versions", "counts", "copied", "model_file",
+    "doubt",
 }  # fmt: skip
 """What headers hold beside the fingerprint: of the machine, of the call, or following from the rest."""
 
@@ -20,8 +21,9 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
         for name in sorted(theirs.keys() | ours.keys())
         if theirs.get(name) != ours.get(name) and not HIDDEN & set(name.split("."))
     ]
-    if len(names) > 1:  # a computation is named by its settings, so it tells nothing new beside them
-        names = [name for name in names if name != "computation"]
+    for follows in ("computation", "programs"):  # from settings and networks, so they tell nothing new beside them
+        others = [name for name in names if follows not in name.split(".")]
+        names = others or names
     return [f"{name}: stored {theirs.get(name, 'nothing')}, asked {ours.get(name, 'nothing')}" for name in names]
 
 

@@ -222,7 +222,7 @@ def _no_ledger(name: str) -> DestinationError:
 
 def _other_model(about: Mapping[str, Any], model: Model) -> Iterator[Finding]:
     then = about["model"]
-    if then["digest"] != model.digest:
+    if then["digest"] != (model := model.versioned(then.get("version"))).digest:
         yield Finding(
             "model",
             f"the output was made with {then['name']}, digest {then['digest'][:12]}; "

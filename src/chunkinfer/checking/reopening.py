@@ -116,7 +116,7 @@ def _model(about: Mapping[str, Any], url: str, model: Any, trust: bool) -> Model
                  f"say that you trust it: verify({url!r}, repair=True, trust=True)"],
             )  # fmt: skip
         model = where
-    opened = open_model(model)
+    opened = open_model(model).versioned(then.get("version"))
     if opened.digest != then["digest"]:
         raise ModelError(
             f"{url} was made with {then['name']}, digest {then['digest'][:12]}; "

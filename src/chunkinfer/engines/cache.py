@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chunkinfer.engines.fitting import package_version
 from chunkinfer.models.files import user_cache, writable
 
 if TYPE_CHECKING:
@@ -17,12 +18,22 @@ if TYPE_CHECKING:
     from chunkinfer.models import Model
 
 
-def compiled_folder(engine: Engine, model: Model, setup: Setup) -> Path:
-    """Where an engine keeps what it compiled: equal only for equal code, weights, setup and processor.
+def compiled_folder(engine: Engine, model: Model, setup: Setup, program: str | None) -> Path:
+    """Where an engine keeps what it compiled: equal only for equal code, weights, setup, versions and processor.
+
+    Parameters
+    ----------
+    engine, model, setup
+        What is compiled, by what, and for what.
+    program
+        Digest of what a module calls at the setup's patch; None for a file, whose content says all.
 
     The folders above it are the user's own, closed to others: what lies there is executed.
     """
-    what = [engine.name, engine.version(), model.network_digest, asdict(setup), _instructions(setup.device)]
+    what = [
+        engine.name, engine.version(), package_version("torch"), model.network_digest, program, asdict(setup),
+        _instructions(setup.device),
+    ]  # fmt: skip
     name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
     return writable(user_cache() / "compiled") / engine.name / name
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
+import weakref
 from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chunkinfer.engines.cache import compiled_folder
@@ -42,9 +46,15 @@ AUTO = "auto"
 KEPT_OPEN = 8
 """Networks, each for one size of patch, that a process keeps open; the least recently used is closed first."""
 
+_Key = tuple[str, str, str | None, Setup]
+
 _NATIVE = {"onnx": "onnxruntime", "openvino": "openvino", "function": "function"}
 
-_open: OrderedDict[tuple[str, str, Setup], Run] = OrderedDict()
+READ_THE_MODULE = ("torch", "function")
+"""Engines whose runs read the very module or function that they were opened with; the others hold what it was then."""
+
+
+_open: OrderedDict[_Key, Run] = OrderedDict()
 _lock = threading.RLock()
 
 
@@ -92,14 +102,28 @@ def open_network(model: Model, setup: Setup, engine: str) -> Run:
 def _opened(model: Model, setup: Setup, engine: str) -> Run:
     # Kernels of one process start together, and only one of them opens the network.
     with _lock:
-        key = (engine, model.network_digest, setup)
-        if key not in _open:
+        model.check()
+        program = model.program(setup.patch, setup.compute)
+        held, table = model.module, _open
+        if held is not None and (program is None or engine in READ_THE_MODULE):
+            table = held.opened  # another module with this digest could be another one by now
+        key = (engine, model.network_digest, program, setup)
+        if key not in table:
             require(engine, model, setup)
-            chosen = ENGINES[engine]
             if setup.device == "cuda":
                 reproducible()
-            _open[key] = chosen.open(model, setup, compiled_folder(chosen, model, setup))
-            while len(_open) > KEPT_OPEN:
-                _open.popitem(last=False)
-        _open.move_to_end(key)
-        return _open[key]
+            table[key] = _open_anew(model, setup, ENGINES[engine], program)
+            while len(table) > KEPT_OPEN:
+                table.popitem(last=False)
+        table.move_to_end(key)
+        return table[key]
+
+
+def _open_anew(model: Model, setup: Setup, engine: Engine, program: str | None) -> Run:
+    if model.module is None or program is not None or engine.name in READ_THE_MODULE:
+        return engine.open(model, setup, compiled_folder(engine, model, setup, program))
+    # Nothing says what the module will be in another process, so nothing is left for it.
+    place = tempfile.mkdtemp(prefix="chunkinfer-")
+    run = engine.open(model, setup, Path(place))
+    weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
+    return run

@@ -114,12 +114,9 @@ AS_IT_IS = Output()
 
 def describe_function(function: Callable[..., Any]) -> str:
     """A function by its name and its code, so that another one is another run."""
-    import hashlib
+    from chunkinfer.models.code import code_of
 
-    import cloudpickle
-
-    code = hashlib.blake2b(cloudpickle.dumps(function), digest_size=8).hexdigest()
-    return f"{getattr(function, '__qualname__', type(function).__name__)} {code}"
+    return f"{getattr(function, '__qualname__', type(function).__name__)} {code_of(function).digest[:16]}"
 
 
 def resolve_output(

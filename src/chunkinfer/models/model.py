@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from chunkinfer.models.augmentation import Augmentation
     from chunkinfer.models.network import Network
+    from chunkinfer.models.shippable import Shippable
     from chunkinfer.models.trace import Trace
 
 KEPT_OPEN = 4
@@ -48,25 +49,46 @@ class Model:
     name: str
     """For people: the class or the file."""
     network_digest: str
-    """blake2b of the weights and the structure, of the file, or of a function's code."""
+    """Of everything that can change what it computes: see `chunkinfer.models.identity`; of a file, its content."""
     kind: str
     """module, torchscript or export; onnx or openvino for files of others; function for what can only be called."""
     path: str | None = field(default=None, compare=False)
     """Where the file is for the caller; for every worker too, unless there is an origin."""
     origin: files.Origin | None = field(default=None, compare=False)
     """Where a process gets the file from that does not find it at the path."""
-    module: adapter.Shippable | None = field(default=None, compare=False, repr=False)
+    module: Shippable | None = field(default=None, compare=False, repr=False)
     """The module or function itself, pickled when it leaves the process."""
+    unknown: str | None = field(default=None, compare=False, repr=False)
+    """What of it is not in the digest, because nobody can tell it; None if nothing."""
+    version: str | None = None
+    """The caller's word for what is not in the digest."""
     augmentation: Augmentation | None = None
     """Variants of each patch whose results are averaged; see `chunkinfer.augment`."""
 
     @property
     def digest(self) -> str:
-        """Of the network, and of its augmentation where there is one."""
-        if self.augmentation is None:
-            return self.network_digest
-        token = json.dumps(self.augmentation.token(), sort_keys=True)
-        return hashlib.blake2b(f"{self.network_digest} {token}".encode(), digest_size=16).hexdigest()
+        """Of the network, and of its augmentation and version where there are any."""
+        parts = [self.network_digest]
+        if self.augmentation is not None:
+            parts.append(json.dumps(self.augmentation.token(), sort_keys=True))
+        if self.version is not None:
+            parts.append(f"version {self.version}")
+        return parts[0] if len(parts) == 1 else hashlib.blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
+
+    @property
+    def doubt(self) -> str | None:
+        """Why another network may have the same digest; None where that cannot be."""
+        return self.unknown if self.version is None else None
+
+    def versioned(self, version: str | None) -> Model:
+        """The model under a version, which the caller changes when he changes what the digest cannot see."""
+        if version is not None and (not isinstance(version, str) or not version):
+            raise ModelError(
+                f"version={version!r} is no name of a version.",
+                "It is a text that changes with the network.",
+                ['infer(volume, model, version="v3")', "leave version= out"],
+            )
+        return self if version is None else replace(self, version=version)
 
     @property
     def of_torch(self) -> bool:
@@ -82,6 +104,26 @@ class Model:
     def plain(self) -> Model:
         """The model without augmentation."""
         return replace(self, augmentation=None)
+
+    def check(self) -> None:
+        """Refuse a module or function that is no longer what it was when it was opened.
+
+        Raises
+        ------
+        ModelError
+            It was changed since, or this process has other code for it.
+        """
+        if self.module is not None:
+            self.module.check(self.network_digest, self.name)
+
+    def fresh(self) -> Model:
+        """The same, to be checked again before it runs."""
+        return self if self.module is None else replace(self, module=self.module.fresh())
+
+    def program(self, shape: tuple[int, ...], dtype: str) -> str | None:
+        """Digest of the operators that a module calls on inputs (n, c, *space) of this shape; None where it is part
+        Python, or not a module but a file or a function."""
+        return None if self.module is None else self.module.program(shape, dtype)
 
     def module_on(self, device: str) -> torch.nn.Module:
         """The torch module on a device, opened once per process; only of kinds that hold one.
@@ -228,7 +270,7 @@ class Model:
 
     def _remembered(self, key: tuple[Any, ...], make: Callable[[], Trace]) -> Trace:
         with _lock:
-            known = _traces.setdefault(self.module_on("cpu"), {}) if self.of_torch else _probed
+            known = _traces.setdefault(self._callers(), {}) if self.of_torch else _probed
             if key not in known:
                 known[key] = make()
             return known[key]
@@ -250,6 +292,11 @@ class Model:
 
         network = self.arrays(found.channels_in, len(volume))
         return replace(found, axes=probe_at(network, found.axes, volume))
+
+    def _callers(self) -> torch.nn.Module:
+        """What traces are remembered with: the caller's own module, of which each call makes a copy."""
+        found: torch.nn.Module = self.module_on("cpu") if self.module is None else self.module.caller
+        return found
 
     def _traced(self, channels: int, ndim: int, size: tuple[int, ...] | None) -> Trace:
         import torch
@@ -311,11 +358,18 @@ def open_model(model: object) -> Model:
         digest = files.file_digest(path)
         return Model(Path(path).name, digest, _kind_of(path, path), path=path)
     if opaque.is_opaque(model):
-        name = getattr(model, "__name__", type(model).__name__)
-        return Model(name, opaque.function_digest(model), "function", module=adapter.Shippable(model))
+        return _held(getattr(model, "__name__", type(model).__name__), "function", model)
     module = adapter.as_module(model)
-    kind = "torchscript" if adapter.is_script(module) else "module"
-    return Model(type(module).__name__, adapter.module_digest(module), kind, module=adapter.Shippable(module))
+    return _held(type(module).__name__, "torchscript" if adapter.is_script(module) else "module", module)
+
+
+def _held(name: str, kind: str, given: object) -> Model:
+    """A module or function, as the value that it is now."""
+    from chunkinfer.models.shippable import Shippable
+
+    held = Shippable(given)
+    found = held.identity()
+    return Model(name, found.digest, kind, module=held, unknown=found.doubt)
 
 
 def deliver(model: object, *, trust: bool = False) -> Model:

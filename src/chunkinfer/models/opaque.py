@@ -107,15 +107,6 @@ def on_tensors(run: Callable[[Array], Any]) -> Callable[[torch.Tensor], torch.Te
     return on_tensor
 
 
-def function_digest(function: Any) -> str:
-    """blake2b of a function's code and what it holds."""
-    import hashlib
-
-    import cloudpickle
-
-    return hashlib.blake2b(cloudpickle.dumps(function), digest_size=16).hexdigest()
-
-
 def unknown_input(name: str) -> ModelError:
     """Nothing tells what a network takes."""
     return ModelError(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import io
 import os
 import pickle
 import threading
@@ -19,61 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 
-_opening = threading.RLock()
+_loading = threading.RLock()
 """Kernels of one process start together, and only one of them opens the network."""
-
-_PLAIN = (bool, int, float, str, tuple, list, type(None))
-
-
-class Shippable:
-    """A module, or a function, that is pickled only when it leaves the process: the caller's own object, so his own
-    trust."""
-
-    def __init__(self, module: Any) -> None:
-        self._module: Any = module
-        self._data = b""
-        self._elsewhere: dict[str, torch.nn.Module] = {}
-
-    def on(self, device: str) -> torch.nn.Module:
-        """The module on a device; a copy where it is on another, made once."""
-        module: torch.nn.Module = self.get()
-        if all(t.device.type == device for t in (*module.parameters(), *module.buffers())):
-            return module
-        with _opening:
-            if device not in self._elsewhere:
-                self._elsewhere[device] = copy.deepcopy(module).to(device)
-            return self._elsewhere[device]
-
-    def get(self) -> Any:
-        """The module or function; unpickled on first use."""
-        with _opening:
-            if self._module is None:
-                import torch
-
-                if self._data.startswith(b"PK"):  # torch.jit.save writes a zip file
-                    self._module = torch.jit.load(io.BytesIO(self._data))  # type: ignore[no-untyped-call]
-                else:
-                    import cloudpickle
-
-                    self._module = cloudpickle.loads(self._data)
-            return self._module
-
-    def __getstate__(self) -> bytes:
-        if not self._data and self._module is not None:
-            import cloudpickle
-
-            if is_script(self._module):
-                import torch
-
-                buffer = io.BytesIO()
-                torch.jit.save(self._module, buffer)
-                self._data = buffer.getvalue()
-            else:
-                self._data = cloudpickle.dumps(self._module)
-        return self._data
-
-    def __setstate__(self, data: bytes) -> None:
-        self._module, self._data, self._elsewhere = None, data, {}
 
 
 def as_module(model: object) -> torch.nn.Module:
@@ -99,24 +43,6 @@ def is_script(module: object) -> bool:
     import torch
 
     return isinstance(module, torch.jit.ScriptModule)
-
-
-def module_digest(module: torch.nn.Module) -> str:
-    """blake2b of structure and weights: stable across processes, unlike a pickle."""
-    import torch
-
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{module}".encode())
-    for name, part in module.named_modules():
-        # What a layer's repr leaves out, such as the mode of an interpolation kept in an attribute.
-        plain = {k: v for k, v in vars(part).items() if k[0] != "_" and isinstance(v, _PLAIN)}
-        digest.update(f"{name} {type(part).__module__}.{type(part).__qualname__} {sorted(plain.items())}".encode())
-    for name, tensor in module.state_dict().items():
-        if isinstance(tensor, torch.Tensor):
-            tensor = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def file_kind(path: str, file: IO[bytes]) -> str:
@@ -225,7 +151,7 @@ def _weights_only() -> Iterator[None]:
     torch reads this from the environment at each call; one thread at a time changes it.
     """
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    with _opening:
+    with _loading:
         before = os.environ.get(name)
         os.environ[name] = "1"
         try:

@@ -347,6 +347,7 @@ class Planning:
             kernels=self.kernels,
             model=model.name,
             digest=model.digest,
+            doubt=model.doubt,
             augmentation=None if model.augmentation is None else model.augmentation.describe(),
             model_bytes=model.parameter_bytes(),
             forward=model_pass(model, trace, lattice.patch, batch),

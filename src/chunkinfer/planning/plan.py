@@ -81,6 +81,8 @@ class Plan:
     """Name of the model."""
     digest: str
     """Its digest."""
+    doubt: str | None
+    """Why another network may have this digest; None where that cannot be."""
     augmentation: str | None
     """Variants of each patch that are averaged, in words; None if there are none."""
     model_bytes: int

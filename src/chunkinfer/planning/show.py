@@ -75,6 +75,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     on_device = [("memory on the GPU", as_sum(plan.device_memory()))] if plan.device_memory() else []
     return [
         ("model", f"{plan.model}, {plan.channels_in} -> {plan.network_channels} channels, digest {plan.digest[:12]}"),
+        *([("not resumable", f'{plan.doubt}; infer(volume, model, version="v1") vouches')] if plan.doubt else []),
         *([("augmentation", plan.augmentation)] if plan.augmentation else []),
         ("verdict", plan.verdict),
         ("engine", f"{plan.engine}: {plan.engine_why}"),

@@ -54,6 +54,7 @@ class Wishes:
     empty: float | str | None = None
     fill: float | None = None
     check: int | None = None
+    version: str | None = None
 
     def memory_bytes(self) -> int | None:
         """The memory of a worker process, in bytes; None where it was left open."""
