@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 class Settings(TypedDict, total=False):
     """The keyword arguments of `infer`, for type checkers."""
 
+    output: str | int | None
     patch: PerAxis
     overlap: PerAxis
     halo: PerAxis
@@ -90,6 +91,7 @@ def infer(
     volume: Any,
     model: Any,
     *,
+    output: str | int | None = None,
     patch: PerAxis = None,
     overlap: PerAxis = None,
     halo: PerAxis = None,
@@ -132,6 +134,9 @@ def infer(
         A `torch.nn.Module` in eval mode; the path or URL of a TorchScript, torch.export (.pt2), ONNX (.onnx) or
         OpenVINO (.xml) file; what `deliver` gives; or any function of numpy arrays. It takes (n, c, *space) and returns
         (n, c, *space).
+    output
+        Which output is taken, by name or number, of a network with several: the key of a dict, the field of a
+        dataclass, the name that a file gives, or the place in a tuple. Without it several are refused.
     patch
         Input voxels that the network sees at a time: a number, a tuple (z, y, x), or a dict by axis. The plan chooses
         what is left open.
@@ -219,10 +224,12 @@ def infer(
         max_block_minutes=max_block_minutes, calibrate=calibrate, activation=activation, channels=channels,
         argmax=argmax, threshold=threshold, mask=mask, empty=empty, fill=fill,
     )  # fmt: skip
-    return _Inference.prepare(volume, model, wishes, exchange).result()
+    return _Inference.prepare(volume, open_model(model, output), wishes, exchange).result()
 
 
-def infer_again(volume: Any, model: Any, exchange: bool | None, settings: Mapping[str, Any]) -> xr.DataArray | da.Array:
+def infer_again(
+    volume: Any, model: Model, exchange: bool | None, settings: Mapping[str, Any]
+) -> xr.DataArray | da.Array:
     """`infer` with the settings of an earlier run: also those that only a plan chooses, such as ``halves``."""
     return _Inference.prepare(volume, model, Wishes(**settings), exchange).result()
 
@@ -231,6 +238,7 @@ def plan(
     volume: Any,
     model: Any,
     *,
+    output: str | int | None = None,
     workers: int = 1,
     prices: Prices | Mapping[str, float] | None = None,
     **arguments: Any,
@@ -239,7 +247,7 @@ def plan(
 
     Parameters
     ----------
-    volume, model, **arguments
+    volume, model, output, **arguments
         As for `infer`. With ``calibrate=True``, speed, time and cost are measured and not left out.
     workers
         Worker processes, for time and cost.
@@ -254,9 +262,10 @@ def plan(
     arguments.pop("exchange", None)
     if unknown := sorted(set(arguments) - set(Wishes.__dataclass_fields__)):
         raise TypeError(
-            f"plan() and infer() take no argument {unknown[0]!r}; they take {', '.join(Wishes.__dataclass_fields__)}"
+            f"plan() and infer() take no argument {unknown[0]!r}; they take output, "
+            f"{', '.join(Wishes.__dataclass_fields__)}"
         )
-    made = _Inference.prepare(volume, model, Wishes(**arguments), None).plan
+    made = _Inference.prepare(volume, open_model(model, output), Wishes(**arguments), None).plan
     return replace(made, workers=positive("workers", workers), prices=Prices.of(prices))
 
 
@@ -275,9 +284,8 @@ class _Inference:
     mask: Mask | None
 
     @classmethod
-    def prepare(cls, given: Any, model: Any, wishes: Wishes, exchange: bool | None) -> _Inference:
-        opened = open_model(model)
-        volume, trace = _fit(given, opened)
+    def prepare(cls, given: Any, model: Model, wishes: Wishes, exchange: bool | None) -> _Inference:
+        volume, trace = _fit(given, model)
         if "t" in volume.dims:
             n = volume.array.shape[volume.dims.index("t")]
             raise VolumeError(
@@ -285,7 +293,7 @@ class _Inference:
                 "A network of this library sees one time point.",
                 ["infer(volume.isel(t=0), model)", "xarray.concat([infer(volume.isel(t=t), model) for t in ...], 't')"],
             )
-        normalize = resolve_normalize(wishes.normalize, volume.array.dtype)
+        normalize = resolve_normalize(wishes.normalize, volume.array.dtype, model.input_dtype())
         device = resolve_device(wishes.device)
         planning = Planning(
             wishes,
@@ -293,7 +301,7 @@ class _Inference:
             shape=volume.space_shape,
             stored=_stored(volume),
             dtype_in=volume.array.dtype,
-            model=opened,
+            model=model,
             trace=trace,
             normalize=normalize,
             place=Place(device, *room_of(active_client(), device), device_memory(device)),
@@ -307,7 +315,7 @@ class _Inference:
         if wishes.mask is not None:
             mask = resolve_mask(wishes.mask, volume, _result_frame(volume, resolved), resolved.lattice.output)
             resolved = replace(resolved, skips={**(resolved.skips or {}), "mask": mask.about()})
-        return cls(volume, opened, trace, normalize, wishes, resolved, job, exchanging, mask)
+        return cls(volume, model, trace, normalize, wishes, resolved, job, exchanging, mask)
 
     def settled(self, settings: Mapping[str, Any]) -> _Inference:
         """The same inference with settings frozen by an earlier run."""
@@ -328,7 +336,11 @@ class _Inference:
         token = tokenize(volume.array.name, volume.dims, plan.digest, self.trace.operations, settings, grid)
         about = {
             "source": describe_source(volume),
-            "model": {"name": plan.model, "digest": plan.digest},
+            "model": {
+                "name": plan.model,
+                "digest": plan.digest,
+                **({"output": self.model.output} if self.model.output else {}),
+            },
             "model_file": self.model.path or getattr(self.model.origin, "url", None),
             "settings": settings,
             "zone": [a.zone for a in plan.lattice.axes] if plan.lattice.exact else None,

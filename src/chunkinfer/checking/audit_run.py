@@ -140,13 +140,15 @@ def find_run(output: Any, volume: Any, model: Any, given: Mapping[str, Any]) -> 
     ledger = Ledger(Files(locate(url).url)) if url is not None else None
     header = ledger.header() if ledger else None
     held = as_volume(output) if url is not None or hasattr(output, "dims") else as_volume(output, output.ndim - 1)
-    opened = open_model(model)
+    opened = open_model(model, given.get("output"))
     name = f"an array {held.array.shape}" if url is None else locate(url).url
     if header is None or ledger is None:
         if url is not None and not given:
             raise _no_ledger(name)
         return _said(name, held, volume, opened, given)
     about = _network_of(name, header)
+    if opened.output is None:
+        opened = open_model(opened, about["model"].get("output"))
     source = as_volume(volume, len(about["axes"]))
     findings = [*_other_model(about, opened), *_other_source(about, source)]
     try:
@@ -171,13 +173,14 @@ def find_run(output: Any, volume: Any, model: Any, given: Mapping[str, Any]) -> 
 
 def _said(name: str, output: Volume, volume: Any, model: Model, given: Mapping[str, Any]) -> Run:
     """A run without a ledger: as `infer` would resolve the caller's settings."""
-    resolved = plan(volume, model, **{k: v for k, v in given.items() if k != "exchange"})
+    resolved = plan(volume, model, **{k: v for k, v in given.items() if k not in ("exchange", "output")})
     source = as_volume(volume, len(resolved.axes))
     return Run(
         name, output, source, model, model.trace(resolved.channels_in, len(resolved.axes)), resolved.settings(),
         given.get("device"),
-        resolve_normalize(given.get("normalize"), source.array.dtype), resolved.grid, tuple(range(len(resolved.grid))),
-        "", notes=["there is no ledger: settings are the caller's, and every block counts as finished"],
+        resolve_normalize(given.get("normalize"), source.array.dtype, model.input_dtype()), resolved.grid,
+        tuple(range(len(resolved.grid))), "",
+        notes=["there is no ledger: settings are the caller's, and every block counts as finished"],
     )  # fmt: skip
 
 

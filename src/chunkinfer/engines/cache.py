@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def compiled_folder(engine: Engine, model: Model, setup: Setup) -> Path:
-    """Where an engine keeps what it compiled: equal only for equal code, weights, setup and processor.
+    """Where an engine keeps what it compiled: equal only for equal code, weights, output, setup and processor.
 
     The folders above it are the user's own, closed to others: what lies there is executed.
     """
-    what = [engine.name, engine.version(), model.network_digest, asdict(setup), _instructions(setup.device)]
+    what = [engine.name, engine.version(), model.plain.digest, asdict(setup), _instructions(setup.device)]
     name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
     return writable(user_cache() / "compiled") / engine.name / name
 

@@ -92,7 +92,7 @@ def open_network(model: Model, setup: Setup, engine: str) -> Run:
 def _opened(model: Model, setup: Setup, engine: str) -> Run:
     # Kernels of one process start together, and only one of them opens the network.
     with _lock:
-        key = (engine, model.network_digest, setup)
+        key = (engine, model.digest, setup)
         if key not in _open:
             require(engine, model, setup)
             chosen = ENGINES[engine]

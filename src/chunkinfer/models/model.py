@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from chunkinfer.errors import ModelError, UntrustedModel
 from chunkinfer.models import files, opaque
 from chunkinfer.models import torch_models as adapter
+from chunkinfer.models.outputs import Pick, chosen
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ _traces: WeakKeyDictionary[torch.nn.Module, dict[_TraceKey, Trace]] = WeakKeyDic
 _probed: dict[_TraceKey, Trace] = {}
 _lock = threading.RLock()
 
-_TraceKey = tuple[str, int, int, tuple[int, ...] | None]
+_TraceKey = tuple[str, str | None, int, int, tuple[int, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,26 @@ class Model:
     """Where a process gets the file from that does not find it at the path."""
     module: adapter.Shippable | None = field(default=None, compare=False, repr=False)
     """The module or function itself, pickled when it leaves the process."""
+    output: str | None = None
+    """Name or number of the output that counts; None for the only one. See `chunkinfer.models.outputs`."""
     augmentation: Augmentation | None = None
     """Variants of each patch whose results are averaged; see `chunkinfer.augment`."""
 
     @property
     def digest(self) -> str:
-        """Of the network, and of its augmentation where there is one."""
-        if self.augmentation is None:
+        """Of the network, of the output that was chosen, and of its augmentation, where there are such."""
+        parts = {} if self.output is None else {"output": self.output}
+        if self.augmentation is not None:
+            parts |= self.augmentation.token()
+        if not parts:
             return self.network_digest
-        token = json.dumps(self.augmentation.token(), sort_keys=True)
+        token = json.dumps(parts, sort_keys=True)
         return hashlib.blake2b(f"{self.network_digest} {token}".encode(), digest_size=16).hexdigest()
+
+    @property
+    def pick(self) -> Pick:
+        """Takes the output that counts out of what the network returns."""
+        return Pick(self.output, self.name)
 
     @property
     def of_torch(self) -> bool:
@@ -96,18 +107,17 @@ class Model:
         return module
 
     def function(self) -> Callable[[Any], Any]:
-        """What a model without a torch module is: a function of arrays, opened once per process.
+        """What a model without a torch module is: a function of arrays that gives the output that counts, opened once
+        per process.
 
         Raises
         ------
         ModelError
             As for `module_on`.
         """
-        if self.module is not None:
-            found: Callable[[Any], Any] = self.module.get()
-            return found
-        file: opaque.File = self._opened("cpu", opaque.open_file)
-        return file.run
+        pick = self.pick
+        run = self.module.get() if self.module is not None else self._opened("cpu", opaque.open_file).run
+        return lambda x: pick(run(x))
 
     def file(self) -> str:
         """The path of the model's file, checked to be there and the one that was planned with.
@@ -145,7 +155,7 @@ class Model:
         torch runs what torch can, in the network's own precision; a file or function of others runs itself.
         """
         if self.of_torch:
-            run = adapter.callable_of(self.module_on(device))
+            run = adapter.callable_of(self.module_on(device), self.pick)
         else:
             run = opaque.on_tensors(self.function())
         return run if self.augmentation is None else self.augmentation.wrap(run)
@@ -167,6 +177,12 @@ class Model:
             return adapter.compute_dtype(self.module_on("cpu"), self.name)
         return "float32"
 
+    def input_dtype(self) -> str:
+        """Name of the dtype that the network takes: that of its weights, or what a file states."""
+        if self.of_torch or self.module is not None:
+            return self.compute_dtype()
+        return str(self._opened("cpu", opaque.open_file).dtype)
+
     def parameter_bytes(self) -> int:
         """Bytes of weights and buffers; of the file where nobody can look into it."""
         if self.of_torch:
@@ -174,14 +190,23 @@ class Model:
             return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
         return sum(map(os.path.getsize, files.files_of(self.file()))) if self.of_file else 0
 
-    def arrays(self, channels: int, ndim: int) -> Network:
-        """The network as a function of numpy arrays, on the CPU."""
+    def arrays(self, channels: int | None, ndim: int | None) -> Network:
+        """The network, without augmentation, as a function of numpy arrays, on the CPU.
+
+        Raises
+        ------
+        ModelError
+            Channels or axes are None, and no file states them; or a file states others.
+        """
         import torch
 
         from chunkinfer.models.network import Array, Network
 
-        if self.of_file and not self.of_torch:
-            return opaque.open_opaque(self.file(), channels, ndim)
+        if not self.of_torch:
+            what = self.file() if self.module is None else self.module.get()
+            return opaque.open_opaque(what, channels, ndim, self.pick)
+        if channels is None or ndim is None:
+            raise opaque.unknown_input(self.name)
         run = self.plain.network("cpu")
 
         def on_arrays(x: Array) -> Array:
@@ -200,7 +225,7 @@ class Model:
         """
         with _lock:
             known = _traces.setdefault(self.module_on("cpu"), {}) if self.of_torch else _probed
-            key = (self.network_digest, channels, ndim, size)
+            key = (self.network_digest, self.output, channels, ndim, size)
             if key not in known:
                 known[key] = self._traced(channels, ndim, size) if self.of_torch else self._probed(channels, ndim, size)
             found = known[key]
@@ -216,7 +241,7 @@ class Model:
         from chunkinfer.models.trace import trace
 
         module = self.module_on("cpu")
-        found = trace(module, channels, ndim, dtype=getattr(torch, self.compute_dtype()), size=size)
+        found = trace(module, channels, ndim, dtype=getattr(torch, self.compute_dtype()), size=size, pick=self.pick)
         if not found.reasons or (declared := declared_by(module)) is None:
             return found
         axes = contracts_of(declared, ndim)
@@ -230,13 +255,13 @@ class Model:
         from chunkinfer.models.trace import Reason, Trace
 
         network = self.arrays(channels, ndim)
-        declared = None if self.of_file else declared_by(self.function())
+        declared = None if self.module is None else declared_by(self.module.get())
         field = probe(network, size) if declared is None else declared_field(network, contracts_of(declared, ndim))
         reasons = tuple(Reason(self.name, text) for text in field.reasons)
         return Trace(field.axes, channels, field.channels_out, field.dtype, reasons, (field.how,), field.verified)
 
 
-def open_model(model: object) -> Model:
+def open_model(model: object, output: str | int | None = None) -> Model:
     """Anything that names a network, as a `Model`.
 
     Parameters
@@ -247,6 +272,8 @@ def open_model(model: object) -> Model:
         another, or a `Model`. A path or URL that the caller types is consent to run what the file holds. A URL may end
         in ``#sha256=`` and the digest that the file must have (of OpenVINO's two files, one after the other); one of
         http:// has to.
+    output
+        Name or number of the output that counts, of a network with several.
 
     Raises
     ------
@@ -258,6 +285,11 @@ def open_model(model: object) -> Model:
     SourceError
         A URL carries credentials, or its scheme is not known.
     """
+    opened = _reference(model)
+    return opened if output is None else replace(opened, output=chosen(output))
+
+
+def _reference(model: object) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, bytes):

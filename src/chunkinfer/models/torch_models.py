@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from chunkinfer.errors import ModelError, UntrustedModel
+from chunkinfer.models.outputs import Pick
 
 if TYPE_CHECKING:
     import torch
@@ -263,8 +264,8 @@ def compute_dtype(module: torch.nn.Module, name: str) -> str:
     return "float64" if torch.float64 in kinds else "float32"
 
 
-def callable_of(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The module as a function of one tensor; of several outputs the first counts, as in tracing."""
+def callable_of(module: torch.nn.Module, pick: Pick) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The module as a function of one tensor that gives the output that counts."""
     import torch
 
     def run(patches: torch.Tensor) -> torch.Tensor:
@@ -272,21 +273,30 @@ def callable_of(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tenso
         # Without it, TorchScript also runs past autocast.
         settled = torch.is_autocast_enabled(patches.device.type)
         with torch.jit.optimized_execution(settled):  # type: ignore[attr-defined]
-            return first_tensor(module(patches))
+            return picked(pick, module(patches))
 
     return run
 
 
-def first_tensor(value: Any) -> torch.Tensor:
-    """The first tensor of a network's output."""
-    import torch
-    from torch.utils import _pytree as pytree
+def picked(pick: Pick, value: Any) -> torch.Tensor:
+    """The tensor that counts, of what a module returned.
 
-    for leaf in pytree.tree_leaves(value):
-        if isinstance(leaf, torch.Tensor):
-            return leaf
+    Raises
+    ------
+    ModelError
+        As for `Pick`, or it is no tensor of torch.
+    """
+    import torch
+
+    found = pick(value)
+    if isinstance(found, torch.Tensor):
+        return found
     raise ModelError(
-        f"The network returned a {type(value).__name__} without a tensor.",
-        "Its forward method returns something else than its result.",
-        ["return the tensor from forward", "wrap it: a module whose forward returns model(x)[0]"],
+        f"{pick.network} returns a {type(found).__module__.partition('.')[0]} array: its forward leaves torch.",
+        "What is no operator of torch can neither be followed nor compiled.",
+        [
+            "return the tensor: leave out .numpy() at the end of forward",
+            "give it as a function of arrays, which is probed: "
+            "infer(volume, lambda x: model(torch.from_numpy(x).float()))",
+        ],
     )

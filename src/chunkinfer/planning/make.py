@@ -341,6 +341,7 @@ class Planning:
             kernels=self.kernels,
             model=model.name,
             digest=model.digest,
+            network_output=model.output,
             augmentation=None if model.augmentation is None else model.augmentation.describe(),
             model_bytes=model.parameter_bytes(),
             forward=model_pass(model, trace, lattice.patch, batch),

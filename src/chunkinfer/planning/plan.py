@@ -79,6 +79,8 @@ class Plan:
     """Name of the model."""
     digest: str
     """Its digest."""
+    network_output: str | None
+    """Name or number of the network's output that is taken; None for the only one."""
     augmentation: str | None
     """Variants of each patch that are averaged, in words; None if there are none."""
     model_bytes: int

@@ -49,7 +49,7 @@ def check_patch(
     """
     if trace.reasons or trace.declared is not None:  # what the tracer could not follow it cannot confirm either
         return trace.reasons
-    for subject in subjects(module, channels, _dtype_of(module)):
+    for subject in subjects(module, channels, _dtype_of(module), trace.pick):
         if not subject.is_free and prod(patch) > _REAL_VOXELS:
             return ()
         found = subject.output_shape(patch)

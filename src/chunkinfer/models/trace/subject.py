@@ -10,14 +10,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
+from chunkinfer.errors import ModelError
+from chunkinfer.models.outputs import ONLY, Pick
+from chunkinfer.models.torch_models import picked
 from chunkinfer.models.trace.follow import Followed, follow
 from chunkinfer.models.trace.shortcuts import Shortcuts
 
 
 class NoMap(ValueError):
     """The network runs, and what it gives is not a map of its input."""
+
+    def __init__(self, found: tuple[int, ...], axes: int) -> None:
+        super().__init__(f"its output has shape {found} instead of (1, channels, {axes} spatial axes)")
+        self.found = found
 
 
 class Subject:
@@ -31,10 +37,12 @@ class Subject:
         Where it runs.
     channels, dtype
         The input's.
+    pick
+        Takes the output that counts.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device, channels: int, dtype: torch.dtype) -> None:
-        self.module, self.device, self.channels, self.dtype = module, device, channels, dtype
+    def __init__(self, module: nn.Module, device: torch.device, channels: int, dtype: torch.dtype, pick: Pick) -> None:
+        self.module, self.device, self.channels, self.dtype, self.pick = module, device, channels, dtype, pick
         self._running: list[str] = []
         if not isinstance(module, torch.jit.ScriptModule):
             for path, layer in module.named_modules():
@@ -56,11 +64,7 @@ class Subject:
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         self._running.clear()
-        y = self._call(x)
-        first = next((leaf for leaf in pytree.tree_leaves(y) if isinstance(leaf, torch.Tensor)), None)
-        if first is None:
-            raise TypeError(f"the network returned no tensor but {type(y).__name__}")
-        return first
+        return picked(self.pick, self._call(x))
 
     def _call(self, x: torch.Tensor) -> Any:
         if isinstance(self.module, torch.fx.GraphModule) and any(
@@ -73,14 +77,22 @@ class Subject:
         return torch.zeros((1, self.channels, *shape), dtype=self.dtype, device=self.device)
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...] | Exception:
-        """The output's shape for an input of this spatial shape, or why there is none."""
+        """The output's shape for an input of this spatial shape, or why there is none.
+
+        Raises
+        ------
+        ModelError
+            What it gives is no single tensor: that is so at any size.
+        """
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), Shortcuts():  # type: ignore[no-untyped-call]
                 found = tuple(self._run(self._input(shape)).shape)
+        except ModelError:
+            raise
         except Exception as error:  # whatever the network raises on a size it does not take
             return error
         if len(found) != 2 + len(shape) or found[0] != 1 or 0 in found:
-            return NoMap(f"its output has shape {found} instead of (1, channels, {len(shape)} spatial axes)")
+            return NoMap(found, len(shape))
         return found
 
     def follow(self, shape: Sequence[int]) -> Followed:
@@ -89,7 +101,7 @@ class Subject:
             return follow(self._run, self._input(shape), lambda: self._running[-1] if self._running else "")
 
 
-def subjects(module: nn.Module, channels: int, dtype: torch.dtype) -> Iterator[Subject]:
+def subjects(module: nn.Module, channels: int, dtype: torch.dtype, pick: Pick = ONLY) -> Iterator[Subject]:
     """Copies of the network to try, the cheapest first: one without data, then a real one on the CPU."""
     module = getattr(module, "_orig_mod", module)  # torch.compile wraps the module that it was given
     for copied in (_meta_copy, _real_copy):
@@ -97,7 +109,7 @@ def subjects(module: nn.Module, channels: int, dtype: torch.dtype) -> Iterator[S
             ours, device = copied(module)
         except Exception:  # torch raises all kinds on modules that do not copy; then the next way serves
             continue
-        yield Subject(ours, device, channels, dtype)
+        yield Subject(ours, device, channels, dtype, pick)
 
 
 def name_of(module: nn.Module) -> str:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from chunkinfer.errors import ModelError
+from chunkinfer.errors import AmbiguousOutput, ModelError
 from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.models.outputs import ONLY, Pick
 from chunkinfer.models.trace.axis import AxisSearch
 from chunkinfer.models.trace.dependence import Reason
 from chunkinfer.models.trace.follow import Followed
+from chunkinfer.models.trace.heads import explained, stacked
 from chunkinfer.models.trace.subject import NoMap, Subject, name_of, subjects
 from chunkinfer.models.verifying import Seen
 
@@ -43,6 +45,8 @@ class Trace:
     """The ATen operators that the volume went through, with the shapes they gave, in order."""
     declared: tuple[Seen, ...] | None = None
     """Of a contract that is the network's own word (``tiling_contract``) and not traced: what real runs showed."""
+    pick: Pick = ONLY
+    """Which output was traced."""
 
     @property
     def exact(self) -> bool:
@@ -57,6 +61,7 @@ def trace(
     *,
     dtype: torch.dtype = torch.float32,
     size: Sequence[int] | None = None,
+    pick: Pick = ONLY,
 ) -> Trace:
     """Find out what a network reads around each output voxel, and which sizes it takes.
 
@@ -67,7 +72,7 @@ def trace(
     ----------
     module
         An ``nn.Module``, a ``torch.jit.ScriptModule``, or the ``module()`` of a ``torch.export`` program. It takes
-        ``(1, channels, *spatial)``; if it returns a tuple, list or dict, the first tensor in it counts.
+        ``(1, channels, *spatial)``.
     channels
         Input channels.
     ndim
@@ -76,14 +81,18 @@ def trace(
         The input's dtype.
     size
         A spatial shape that the network takes, for networks of a fixed size that differs between axes.
+    pick
+        Which of its outputs counts.
 
     Raises
     ------
+    AmbiguousOutput
+        It gives several outputs, and none was chosen.
     ModelError
         The network runs at none of many sizes, or takes another number of channels.
     """
     failure: Exception | None = None
-    for subject in subjects(module, channels, dtype):
+    for subject in subjects(module, channels, dtype, pick):
         start, error = _first_run(subject, ndim, size)
         if start is not None:
             return _traced(subject, start)
@@ -106,7 +115,10 @@ def _first_run(subject: Subject, ndim: int, size: Sequence[int] | None) -> tuple
     error: Exception | None = None
     ran = maps_not = 0
     for shape in _starts(subject, ndim, size):
-        found = subject.output_shape(shape)
+        try:
+            found = subject.output_shape(shape)
+        except AmbiguousOutput as several:
+            raise explained(several, subject, shape) from several
         if isinstance(found, Exception):
             # What it says of its output tells more than why it did not run at another size.
             if error is None or (isinstance(found, NoMap) and not isinstance(error, NoMap)):
@@ -182,6 +194,8 @@ def _no_map(
     """The error of a network that runs and gives no map, with the layer that loses the axes where one is known."""
     subject = next(subjects(module, channels, dtype))
     shape = next((s for s in _starts(subject, ndim, size) if isinstance(subject.output_shape(s), NoMap)), None)
+    if shape is not None and _is_stack(failure.found, shape):
+        return stacked(name_of(module), failure.found, subject, shape)
     reasons = subject.follow(shape).reasons if shape is not None else ()
     why = next((f" {reason}." for reason in reasons if "pool" in str(reason).lower()), "")
     return ModelError(
@@ -192,6 +206,11 @@ def _no_map(
             "wrap it: a module whose forward returns (n, channels, *space)",
         ],
     )
+
+
+def _is_stack(found: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether an output has the form (1, heads, channels, *spatial)."""
+    return len(found) == 3 + len(shape) and found[0] == 1 and all(n > 1 for n in found[3:])
 
 
 def _expected_channels(module: nn.Module) -> list[int]:
@@ -214,4 +233,5 @@ def _traced(subject: Subject, start: Followed) -> Trace:
         str(start.output.dtype).removeprefix("torch."),
         reasons,
         start.operations,
+        pick=subject.pick,
     )
