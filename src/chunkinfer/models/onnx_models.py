@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chunkinfer.errors import MissingExtra, ModelError
-from chunkinfer.models.opaque import File, Shape, check_inputs
+from chunkinfer.models.inputs import check_inputs
+from chunkinfer.models.opaque import File
+from chunkinfer.models.outputs import Shape, can_be_map
 
 if TYPE_CHECKING:
     from chunkinfer.models.network import Array
@@ -55,8 +57,8 @@ def input_dtype(stated: Any) -> str:
 
 
 def named_outputs(session: Any) -> list[Any]:
-    """The outputs of a session that have axes."""
-    return [one for one in session.get_outputs() if one.shape]
+    """The outputs of a session that can be a map."""
+    return [one for one in session.get_outputs() if can_be_map(one.shape)]
 
 
 def _shape(stated: Any) -> Shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +12,13 @@ import numpy as np
 
 from chunkinfer.errors import ModelError
 from chunkinfer.models.network import Array, Network
-from chunkinfer.models.outputs import ONLY, Pick, shape_text
+from chunkinfer.models.outputs import ONLY, Pick, Shape
 
 if TYPE_CHECKING:
     import torch
 
 FILE_KINDS = {".onnx": "onnx", ".xml": "openvino"}
 """Kinds of files that torch does not open, by their suffix."""
-
-Shape = tuple[int | None, ...]
-"""With None for free axes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class File:
     dtype: str
     """Name of its input's dtype."""
     outputs: tuple[tuple[str, Shape], ...]
-    """Names and shapes of its outputs, without those that have no axes."""
+    """Names and shapes of its outputs, of those that can be a map."""
 
 
 def is_opaque(model: object) -> bool:
@@ -115,80 +112,6 @@ def on_tensors(run: Callable[[Array], Any]) -> Callable[[torch.Tensor], torch.Te
         return torch.from_numpy(np.ascontiguousarray(result)).to(patches.device)
 
     return on_tensor
-
-
-TAKEN = ("float32", "float64", "float16", "uint8", "int8", "uint16", "int16", "int32", "int64")
-"""Types of input that a file may ask for: voxels can be given in all of them."""
-
-
-def check_inputs(path: str, inputs: Sequence[tuple[str, Shape, str]]) -> None:
-    """Refuse a file that takes something else than one array of numbers (n, c, *space).
-
-    Parameters
-    ----------
-    path
-        Path of the file.
-    inputs
-        Name, shape and dtype of each input.
-
-    Raises
-    ------
-    ModelError
-        It takes several, has its channels last, or takes no numbers.
-    """
-    name = Path(path).name
-    listed = ", ".join(f'"{n}" {shape_text(shape)} {dtype}' for n, shape, dtype in inputs)
-    if len(inputs) != 1:
-        (first, *_), *others = inputs or [("", (), "")]
-        raise ModelError(
-            f"{name} takes {len(inputs)} inputs: {listed}.",
-            f"A volume is one of them; what the {'others are' if len(others) > 1 else 'other is'} nothing says.",
-            [
-                "fix the others in the file: m = onnx.load(path); m.graph.initializer.append(onnx.numpy_helper."
-                f'from_array(value, "{others[0][0] if others else first}")); onnx.save(m, "one.onnx")',
-                "give the torch module, wrapped in one whose forward(x) fills in the others: infer(volume, module)",
-            ],
-        )
-    ((first, shape, dtype),) = inputs
-    if dtype not in TAKEN:
-        raise ModelError(
-            f"{name} takes {dtype}: {listed}.",
-            f"Voxels are given as {', '.join(TAKEN)}.",
-            ["export it with an input in float32, and the conversion inside", "infer(volume, module) with the module"],
-        )
-    if shape[0] not in (None, 1):
-        raise ModelError(
-            f"{name} takes {shape[0]} patches at a time, no more and no fewer: {listed}.",
-            "The size of the batch was fixed when it was exported; patches are given one by one.",
-            [
-                f'export it with a batch of 1, or a free one: torch.onnx.export(..., dynamic_axes={{"{first}": {{0: "n", '
-                '2: "z", 3: "y", 4: "x"}})',
-                "give the torch module itself: infer(volume, module)",
-            ],
-        )
-    if _channels_last(shape):
-        layout = "NDHWC" if len(shape) == 5 else "NHWC"
-        ours = "NCDHW" if len(shape) == 5 else "NCHW"
-        raise ModelError(
-            f"{name} takes its channels last: {listed}.",
-            "It was exported from a framework that orders axes (n, *space, c); here they are (n, c, *space).",
-            [
-                "export it with channels first: tf2onnx has --inputs-as-nchw and --outputs-as-nchw",
-                "let OpenVINO turn them: p = openvino.preprocess.PrePostProcessor(openvino.Core().read_model(path)); "
-                f'p.input().tensor().set_layout(openvino.Layout("{ours}")); '
-                f'p.input().model().set_layout(openvino.Layout("{layout}")); '
-                f'p.output().tensor().set_layout(openvino.Layout("{ours}")); '
-                f'p.output().model().set_layout(openvino.Layout("{layout}")); '
-                'openvino.save_model(p.build(), "first.xml", compress_to_fp16=False)',
-            ],
-        )
-
-
-def _channels_last(shape: Shape) -> bool:
-    """Whether the last axis has a size that channels have, 4 or less, and the others are free or larger."""
-    if len(shape) not in (4, 5) or shape[-1] is None or shape[-1] > 4:
-        return False
-    return all(n is None or n > 4 for n in shape[1:-1])
 
 
 def function_digest(function: Any) -> str:

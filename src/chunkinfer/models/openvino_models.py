@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chunkinfer.errors import MissingExtra, ModelError
-from chunkinfer.models.opaque import File, Shape, check_inputs
+from chunkinfer.models.inputs import check_inputs
+from chunkinfer.models.opaque import File
+from chunkinfer.models.outputs import Shape, can_be_map
 
 if TYPE_CHECKING:
     from chunkinfer.models.network import Array
@@ -48,9 +50,9 @@ def open_openvino(path: str) -> File:
 
 
 def outputs_of(model: Any) -> tuple[tuple[str, Shape], ...]:
-    """Names and shapes of a model's outputs that have axes."""
+    """Names and shapes of a model's outputs that can be a map."""
     named = ((output_name(one, i), _shape(one)) for i, one in enumerate(model.outputs))
-    return tuple((name, shape) for name, shape in named if shape)
+    return tuple((name, shape) for name, shape in named if can_be_map(shape))
 
 
 def output_name(port: Any, place: int) -> str:

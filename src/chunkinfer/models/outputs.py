@@ -1,7 +1,7 @@
 """Which of a network's outputs counts: one rule for modules, files and functions, when they are traced and when run.
 
 A dict, tuple, list, namedtuple or dataclass with one tensor in it stands for that tensor; of several, none is taken
-unless it was chosen. Numbers without axes (a loss beside the result) are no outputs.
+unless it was chosen. What has no axis beside the batch's (a loss, a score) is no output.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from chunkinfer.errors import AmbiguousOutput, ModelError
 Named = Sequence[tuple[str, Any]]
 """Tensors or arrays with their names: keys, fields, or places in a tuple or list; with dots where they are nested, and
 empty for the only one that is returned as it is."""
+
+Shape = tuple[int | None, ...]
+"""A shape that a file states, with None for free axes."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,13 @@ def chosen(output: object) -> str | None:
 
 
 def named_outputs(value: Any) -> list[tuple[str, Any]]:
-    """The tensors and arrays in what a network returned, by name, without numbers that have no axes."""
-    return [(name, one) for name, one in _leaves("", value) if len(one.shape)]
+    """The tensors and arrays in what a network returned, by name, of those that can be a map."""
+    return [(name, one) for name, one in _leaves("", value) if can_be_map(one.shape)]
+
+
+def can_be_map(shape: Sequence[Any]) -> bool:
+    """Whether a shape has axes beside the batch's: others belong to a loss or a score."""
+    return len(shape) > 1
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
