@@ -115,8 +115,9 @@ class Model:
         ModelError
             As for `module_on`.
         """
-        pick = self.pick
-        run = self.module.get() if self.module is not None else self._opened("cpu", opaque.open_file).run
+        if self.module is not None:
+            return opaque.on_arrays(self.module.get(), self.pick)
+        run, pick = self._opened("cpu", opaque.open_file).run, self.pick
         return lambda x: pick(run(x))
 
     def file(self) -> str:
@@ -300,7 +301,7 @@ def _reference(model: object) -> Model:
         path = os.path.abspath(Path(model).expanduser())
         digest = files.file_digest(path)
         return Model(Path(path).name, digest, _kind_of(path, path), path=path)
-    if opaque.is_opaque(model):
+    if opaque.is_function(model):
         name = getattr(model, "__name__", type(model).__name__)
         return Model(name, opaque.function_digest(model), "function", module=adapter.Shippable(model))
     module = adapter.as_module(model)

@@ -46,7 +46,7 @@ class Pick:
             raise ModelError(
                 f"{self.network} returned a {type(value).__name__} without a tensor.",
                 "Its forward method returns something else than its result.",
-                ["return the tensor from forward", _wrapper("model(x).logits")],
+                ["return the tensor from forward", wrapper("self.model(x).logits")],
             )
         return found[self.index([name for name, _ in found], [tuple(one.shape) for _, one in found])][1]
 
@@ -166,5 +166,28 @@ def shape_text(shape: Sequence[Any]) -> str:
     return f"({listed},)" if len(shape) == 1 else f"({listed})"
 
 
-def _wrapper(call: str) -> str:
-    return f"wrap it: a module whose forward returns {call}"
+def wrapper(call: str, model: str = "model") -> str:
+    """Lines that wrap a network in a module that calls it in another way.
+
+    Parameters
+    ----------
+    call
+        What its forward returns, such as ``self.model(x)[0]``.
+    model
+        What the network is called where the lines are pasted.
+    """
+    return f"""wrap it:
+        class Wrapped(torch.nn.Module):
+            def __init__(self, model):
+                super().__init__()
+                self.model = model
+
+            def forward(self, x):
+                return {call}
+
+        infer(volume, Wrapped({model}).eval())"""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

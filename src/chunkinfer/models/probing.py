@@ -103,6 +103,8 @@ def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[in
     for shape in shapes:
         try:
             return shape, network(network.noise(shape))
+        except ModelError:
+            raise
         except Exception as error:  # whatever it raises on a size that it does not take
             failure = failure or error
     raise ModelError(

@@ -84,6 +84,7 @@ def as_module(model: object) -> torch.nn.Module:
     if isinstance(model, torch.export.ExportedProgram):
         return model.module()
     if isinstance(model, torch.nn.Module):
+        _check_weights(model)
         return model
     raise ModelError(
         f"A {type(model).__name__} is no network.",
@@ -93,6 +94,32 @@ def as_module(model: object) -> torch.nn.Module:
             "infer(volume, module) with the module itself; a state_dict goes into one: module.load_state_dict(...)",
         ],
     )
+
+
+def _check_weights(module: torch.nn.Module) -> None:
+    """Refuse a module some of whose weights are not there."""
+    from torch.nn.parameter import is_lazy
+
+    name = type(module).__name__
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"{path} of {name} has no shape yet: its layer is lazy, and never ran.",
+                "A lazy layer takes its shape from its first input, or from the weights that are loaded into it.",
+                [
+                    'load its weights: model.load_state_dict(torch.load("weights.pt", weights_only=True))',
+                    "run it once on a dummy batch: model(torch.zeros(1, 1, 32, 32, 32))",
+                ],
+            )
+        if tensor.is_meta:
+            raise ModelError(
+                f"{path} of {name} is on the meta device: it has a shape, and no values.",
+                "The module was built without memory, and its weights were not loaded.",
+                [
+                    'load them: model.load_state_dict(torch.load("weights.pt", weights_only=True), assign=True)',
+                    'build it with memory, outside of torch.device("meta"), and load them then',
+                ],
+            )
 
 
 def is_script(module: object) -> bool:
@@ -137,19 +164,19 @@ def file_kind(path: str, file: IO[bytes]) -> str:
     ]
     try:
         names = zipfile.ZipFile(file).namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError) as error:
         file.seek(0)
         if file.read(1) == b"\x80":  # the first byte of every binary pickle
             raise UntrustedModel(
                 f"{path} is a pickle.",
                 "Opening a pickle executes whatever its author put in; chunkinfer never does.",
                 ways,
-            ) from None
+            ) from error
         raise ModelError(
             f"{path} is neither a TorchScript nor a torch.export archive.",
             "The file is cut short, or of another framework.",
             ways,
-        ) from None
+        ) from error
     if any("/code/" in name for name in names):
         return "torchscript"
     if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from chunkinfer.errors import ModelError
-from chunkinfer.models.outputs import ONLY, Pick
+from chunkinfer.models.outputs import ONLY, Pick, first_line
 from chunkinfer.models.torch_models import picked
 from chunkinfer.models.trace.follow import Followed, follow
 from chunkinfer.models.trace.shortcuts import Shortcuts
@@ -102,14 +102,33 @@ class Subject:
 
 
 def subjects(module: nn.Module, channels: int, dtype: torch.dtype, pick: Pick = ONLY) -> Iterator[Subject]:
-    """Copies of the network to try, the cheapest first: one without data, then a real one on the CPU."""
+    """Copies of the network to try, the cheapest first: one without data, then a real one on the CPU.
+
+    Raises
+    ------
+    ModelError
+        It cannot be copied in either way.
+    """
+    failures: list[Exception] = []
     module = getattr(module, "_orig_mod", module)  # torch.compile wraps the module that it was given
-    for copied in (_meta_copy, _real_copy):
+    for copied in _COPIES:
         try:
             ours, device = copied(module)
-        except Exception:  # torch raises all kinds on modules that do not copy; then the next way serves
+        except Exception as error:  # torch raises all kinds on modules that do not copy; then the next way serves
+            failures.append(error)
             continue
         yield Subject(ours, device, channels, dtype, pick)
+    if len(failures) == len(_COPIES):
+        raise ModelError(
+            f"{name_of(module)} cannot be copied: {first_line(failures[-1])}",
+            "It holds what belongs to this process (a lock, an open file, a session, a generator), or a tensor that "
+            "another one was computed into; tracing it and sending it to workers need a copy.",
+            [
+                "leave that out of the module: make it when it is needed, or detach the tensor: "
+                "model.weight_map = model.weight_map.detach()",
+                "give it without its Python: infer(volume, torch.jit.trace(model, torch.zeros(1, 1, 32, 32, 32)))",
+            ],
+        ) from failures[-1]
 
 
 def name_of(module: nn.Module) -> str:
@@ -139,6 +158,9 @@ def _real_copy(module: nn.Module) -> tuple[nn.Module, torch.device]:
     if isinstance(module, torch.jit.ScriptModule):
         return _script_copy(module, cpu), cpu
     return copy.deepcopy(module).to(cpu), cpu
+
+
+_COPIES = (_meta_copy, _real_copy)
 
 
 def _script_copy(module: torch.jit.ScriptModule, device: torch.device) -> nn.Module:

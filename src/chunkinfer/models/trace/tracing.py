@@ -15,6 +15,7 @@ from chunkinfer.models.trace.axis import AxisSearch
 from chunkinfer.models.trace.dependence import Reason
 from chunkinfer.models.trace.follow import Followed
 from chunkinfer.models.trace.heads import explained, stacked
+from chunkinfer.models.trace.signature import unsuitable
 from chunkinfer.models.trace.subject import NoMap, Subject, name_of, subjects
 from chunkinfer.models.verifying import Seen
 
@@ -97,7 +98,7 @@ def trace(
         if start is not None:
             return _traced(subject, start)
         failure = failure or error
-    raise _unrunnable(module, channels, ndim, dtype, size, failure)
+    raise _unrunnable(module, channels, ndim, dtype, size, failure) from failure
 
 
 def _starts(subject: Subject, ndim: int, size: Sequence[int] | None) -> Iterator[tuple[int, ...]]:
@@ -147,6 +148,8 @@ def _unrunnable(
     size: Sequence[int] | None,
     failure: Exception | None,
 ) -> ModelError:
+    if (problem := unsuitable(module)) is not None:
+        raise problem from failure
     expected = next((n for n in _expected_channels(module) if n != channels), None)
     if expected is not None:
         for subject in subjects(module, expected, dtype):
@@ -196,6 +199,15 @@ def _no_map(
     shape = next((s for s in _starts(subject, ndim, size) if isinstance(subject.output_shape(s), NoMap)), None)
     if shape is not None and _is_stack(failure.found, shape):
         return stacked(name_of(module), failure.found, subject, shape)
+    if len(failure.found) == 1 + ndim:
+        return ModelError(
+            f"{name_of(module)} leaves out the axis of channels: {failure}.",
+            "It squeezes its only channel, or stores the number of the largest one.",
+            [
+                "put it back: infer(volume, torch.nn.Sequential(model, torch.nn.Unflatten(0, (-1, 1))))",
+                "or in forward: return result[:, None]; for classes, return the channels, and infer(..., argmax=True)",
+            ],
+        )
     reasons = subject.follow(shape).reasons if shape is not None else ()
     why = next((f" {reason}." for reason in reasons if "pool" in str(reason).lower()), "")
     return ModelError(
