@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from numpy.typing import NDArray
 
 from chunkinfer.blockwise import (
     Mask,
@@ -26,9 +29,9 @@ from chunkinfer.blockwise import (
     room_of,
 )
 from chunkinfer.blockwise.derived import Derived
-from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
+from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, SourceError, VolumeError
 from chunkinfer.geometry import Box
-from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize
+from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize, scaled
 from chunkinfer.masking import resolve_mask
 from chunkinfer.models import Model, open_model
 from chunkinfer.planning import (
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from chunkinfer.models.trace import Trace
+
+_SAMPLED = 64 << 20
+"""Bytes that are decoded at most for one of the boxes of a volume from which probes are drawn."""
 
 
 class Settings(TypedDict, total=False):
@@ -285,7 +291,7 @@ class _Inference:
 
     @classmethod
     def prepare(cls, given: Any, model: Model, wishes: Wishes, exchange: bool | None) -> _Inference:
-        volume, trace = _fit(given, model)
+        volume, trace = _fit(given, model, wishes.normalize)
         if "t" in volume.dims:
             n = volume.array.shape[volume.dims.index("t")]
             raise VolumeError(
@@ -383,21 +389,65 @@ def _result_frame(volume: Volume, plan: Plan) -> Frame:
     return volume.frame.moved([float(a.contract.crop[0]) for a in axes], [float(a.stride) for a in axes])
 
 
-def _fit(given: Any, model: Model) -> tuple[Volume, Trace]:
+def _fit(given: Any, model: Model, normalize: Any) -> tuple[Volume, Trace]:
     """The volume and the network's trace on it; an unlabelled array's axes are what the network can read."""
     import xarray as xr
 
+    def scaling(volume: Volume) -> Callable[[], Normalize]:
+        return lambda: resolve_normalize(normalize, volume.array.dtype, model.input_dtype())
+
     if isinstance(given, xr.DataArray | xr.Dataset) or getattr(given, "ndim", None) != 3:
         volume = as_volume(given)
-        return volume, model.trace(_channels(volume), len(volume.frame.space))
+        return volume, trace_on(volume, model, scaling(volume))
     failures: list[ChunkinferError] = []
     for count in (3, 2):  # (z, y, x) or (c, y, x)
         volume = as_volume(given, count)
         try:
-            return volume, model.trace(_channels(volume), count)
+            return volume, trace_on(volume, model, scaling(volume))
         except ModelError as error:
             failures.append(error)
     raise failures[0]
+
+
+def trace_on(volume: Volume, model: Model, scaling: Callable[[], Normalize]) -> Trace:
+    """The network's trace on a volume; where it is probed, with voxels of that volume, scaled as it takes them."""
+
+    def voxels() -> list[NDArray[Any]]:
+        return [scaled(scaling(), box, model.input_dtype()) for box in _some_voxels(volume)]
+
+    return model.trace(_channels(volume), len(volume.frame.space), voxels=voxels)
+
+
+def _some_voxels(volume: Volume) -> list[NDArray[Any]]:
+    """A few boxes of a volume that is stored or in memory, (channels, *space) each; none of one that is dear to read.
+
+    A chunk that is missing is left out here: whether that is an error shows when the volume runs.
+    """
+    origin, stored, shape = origin_of(volume.array), _stored(volume), volume.space_shape
+    if not _is_held(origin):
+        return []
+    for most in (32, 16, 8):
+        extent = [min(n, most) for n in shape]
+        touched = [-(-e // c) * c for e, c in zip(extent, stored.chunks, strict=True)]
+        if prod(touched) * _channels(volume) * volume.array.dtype.itemsize <= _SAMPLED:
+            break
+    else:
+        return []
+    found = []
+    for part in (1, 3, 5):
+        axes = zip(shape, stored.chunks, extent, strict=True)
+        start = [max(0, min(n * part // 6 // c * c, n - e)) for n, c, e in axes]
+        with suppress(SourceError):
+            box = Box(tuple(start), tuple(a + e for a, e in zip(start, extent, strict=True)))
+            found.append(Reader(origin, volume.channels)(box))
+    return found
+
+
+def _is_held(origin: Any) -> bool:
+    """Whether an array is stored or in memory, or computed voxel by voxel from such ones."""
+    if isinstance(origin, Derived):
+        return all(map(_is_held, origin.inputs))
+    return isinstance(origin, Source | np.ndarray)
 
 
 def _sampler(volume: Volume) -> Callable[[Box], Any]:

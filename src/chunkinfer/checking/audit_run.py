@@ -18,7 +18,7 @@ from chunkinfer.blockwise import Reader, origin_of
 from chunkinfer.checking.audit_report import Finding
 from chunkinfer.errors import ChunkinferError, DestinationError, PlanError, VolumeError
 from chunkinfer.geometry import AxisContract, BlockGrid, Box, exact_axis
-from chunkinfer.inference import plan
+from chunkinfer.inference import plan, trace_on
 from chunkinfer.kernel import ACTIVATIONS, Affine, Normalize, Output, resolve_normalize
 from chunkinfer.models import Model, open_model
 from chunkinfer.models.trace import Trace
@@ -152,13 +152,13 @@ def find_run(output: Any, volume: Any, model: Any, given: Mapping[str, Any]) -> 
     source = as_volume(volume, len(about["axes"]))
     findings = [*_other_model(about, opened), *_other_source(about, source)]
     try:
-        trace = opened.trace(source.array.shape[source.dims.index("c")] if source.channels else 1, len(about["axes"]))
+        normalize, more = _normalize(about, given.get("normalize"), source.array.dtype)
+        trace = trace_on(source, opened, lambda: normalize)
     except ChunkinferError as error:
         if not findings:
             raise
         return [*findings, Finding("model", f"it does not fit the volume: {error.what}")]
     settings, differing = _settings(about, given, source.frame.space)
-    normalize, more = _normalize(about, given.get("normalize"), source.array.dtype)
     shape = tuple(c.output_size(n) for c, n in zip(trace.axes, source.space_shape, strict=True))
     if any(n < 1 for n in shape):
         return [*findings, Finding("model", f"it gives no output for a volume of {source.space_shape} voxels")]
@@ -175,11 +175,10 @@ def _said(name: str, output: Volume, volume: Any, model: Model, given: Mapping[s
     """A run without a ledger: as `infer` would resolve the caller's settings."""
     resolved = plan(volume, model, **{k: v for k, v in given.items() if k not in ("exchange", "output")})
     source = as_volume(volume, len(resolved.axes))
+    normalize = resolve_normalize(given.get("normalize"), source.array.dtype, model.input_dtype())
     return Run(
-        name, output, source, model, model.trace(resolved.channels_in, len(resolved.axes)), resolved.settings(),
-        given.get("device"),
-        resolve_normalize(given.get("normalize"), source.array.dtype, model.input_dtype()), resolved.grid,
-        tuple(range(len(resolved.grid))), "",
+        name, output, source, model, trace_on(source, model, lambda: normalize), resolved.settings(),
+        given.get("device"), normalize, resolved.grid, tuple(range(len(resolved.grid))), "",
         notes=["there is no ledger: settings are the caller's, and every block counts as finished"],
     )  # fmt: skip
 

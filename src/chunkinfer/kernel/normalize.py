@@ -82,6 +82,14 @@ def resolve_normalize(normalize: object, dtype: DTypeLike, taken: str = "float32
     return Affine(offset, scale)
 
 
+def scaled(normalize: Normalize, voxels: Array, dtype: DTypeLike) -> Array:
+    """Stored voxels as a network takes them."""
+    if isinstance(normalize, Affine):
+        values = (voxels.astype(np.float32) - np.float32(normalize.offset)) / np.float32(normalize.scale)
+        return values.astype(dtype, copy=False)
+    return np.asarray(normalize(voxels)).astype(dtype, copy=False)
+
+
 def _as_stored(normalize: object, dtype: np.dtype[Any], taken: np.dtype[Any]) -> Affine:
     """No scaling, for a network that takes integers and scales them itself."""
     if not (np.can_cast(dtype, taken) and np.can_cast(dtype, np.float32)):  # patches are float32 on their way

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from chunkinfer.models.augmentation import Augmentation
-    from chunkinfer.models.network import Network
+    from chunkinfer.models.network import Array, Network
     from chunkinfer.models.trace import Trace
 
 KEPT_OPEN = 4
@@ -37,7 +37,7 @@ _traces: WeakKeyDictionary[torch.nn.Module, dict[_TraceKey, Trace]] = WeakKeyDic
 _probed: dict[_TraceKey, Trace] = {}
 _lock = threading.RLock()
 
-_TraceKey = tuple[str, str | None, int, int, tuple[int, ...] | None]
+_TraceKey = tuple[str, str | None, int, int, tuple[int, ...] | None, str]
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Model:
         """
         import torch
 
-        from chunkinfer.models.network import Array, Network
+        from chunkinfer.models.network import Network
 
         if not self.of_torch:
             what = self.file() if self.module is None else self.module.get()
@@ -217,18 +217,37 @@ class Model:
 
         return Network(self.name, on_arrays, channels, ndim, self.compute_dtype())
 
-    def trace(self, channels: int, ndim: int, size: tuple[int, ...] | None = None) -> Trace:
+    def trace(
+        self,
+        channels: int,
+        ndim: int,
+        size: tuple[int, ...] | None = None,
+        voxels: Callable[[], Sequence[Array]] | None = None,
+    ) -> Trace:
         """The network's contract on every axis, remembered: traced from a torch module (see
         `chunkinfer.models.trace.trace`), found by probing where nobody can look into it.
+
+        Probes are drawn from ``voxels`` too, where they are given: some boxes of the volume that it will run on,
+        (channels, *space) each, scaled as the network takes them. They are only asked for where probing needs them.
 
         A module that the tracer refuses, or a function, may state its contract itself, in an attribute
         ``tiling_contract``; it is believed after a check.
         """
+        samples = () if self.of_torch or voxels is None else tuple(voxels())
         with _lock:
             known = _traces.setdefault(self.module_on("cpu"), {}) if self.of_torch else _probed
-            key = (self.network_digest, self.output, channels, ndim, size)
+            key = (
+                self.network_digest,
+                self.output,
+                channels,
+                ndim,
+                size,
+                files.digest_of(s.tobytes() for s in samples),
+            )
             if key not in known:
-                known[key] = self._traced(channels, ndim, size) if self.of_torch else self._probed(channels, ndim, size)
+                known[key] = (
+                    self._traced(channels, ndim, size) if self.of_torch else self._probed(channels, ndim, size, samples)
+                )
             found = known[key]
         if self.augmentation is None:
             return found
@@ -250,16 +269,19 @@ class Model:
             seen = confirm(self.arrays(channels, ndim), axes)
         return replace(found, axes=axes, reasons=(), declared=seen)
 
-    def _probed(self, channels: int, ndim: int, size: tuple[int, ...] | None) -> Trace:
+    def _probed(self, channels: int, ndim: int, size: tuple[int, ...] | None, samples: tuple[Array, ...]) -> Trace:
         from chunkinfer.models.declaring import contracts_of, declared_by
         from chunkinfer.models.probing import declared_field, probe
         from chunkinfer.models.trace import Reason, Trace
 
-        network = self.arrays(channels, ndim)
+        network = replace(self.arrays(channels, ndim), samples=samples)
         declared = None if self.module is None else declared_by(self.module.get())
         field = probe(network, size) if declared is None else declared_field(network, contracts_of(declared, ndim))
         reasons = tuple(Reason(self.name, text) for text in field.reasons)
-        return Trace(field.axes, channels, field.channels_out, field.dtype, reasons, (field.how,), field.verified)
+        return Trace(
+            field.axes, channels, field.channels_out, field.dtype, reasons, (field.how,), field.verified,
+            pick=self.pick, probed=field.how == "probed",
+        )  # fmt: skip
 
 
 def open_model(model: object, output: str | int | None = None) -> Model:

@@ -346,6 +346,7 @@ class Planning:
             model_bytes=model.parameter_bytes(),
             forward=model_pass(model, trace, lattice.patch, batch),
             reasons=tuple(f"{r.layer}: {r.text}" for r in trace.reasons),
+            probed=trace.probed,
             source_chunks=self.stored.chunks,
             source_shards=self.stored.shards,
             source_channels=self.stored.channels,

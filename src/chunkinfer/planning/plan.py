@@ -89,6 +89,8 @@ class Plan:
     """Memory and arithmetic of one batch."""
     reasons: tuple[str, ...]
     """Why the network cannot be tiled exactly; empty if it can."""
+    probed: bool
+    """Whether the context was found by running the network, so that it holds as far as that shows."""
     source_chunks: tuple[int, ...]
     """Voxels of the volume's chunks along the spatial axes."""
     source_shards: tuple[int, ...] | None
@@ -261,7 +263,8 @@ class Plan:
         if self.exact:
             how = "to round-off" if self.precision == "fp32" else f"to the round-off of {self.precision}"
             what = f"the network, {self.augmentation}," if self.augmentation else "the network"
-            return f"exact: equal to {what} on the whole volume {how}"
+            shown = ", as far as probing shows" if self.probed else ""
+            return f"exact{shown}: equal to {what} on the whole volume {how}"
         why = f" ({self.reasons[0]})" if self.reasons else ""
         if self.reduced:
             context = " x ".join(f"{max(pair)}" for pair in self.context) if self.context else "unbounded"

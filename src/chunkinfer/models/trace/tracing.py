@@ -48,6 +48,8 @@ class Trace:
     """Of a contract that is the network's own word (``tiling_contract``) and not traced: what real runs showed."""
     pick: Pick = ONLY
     """Which output was traced."""
+    probed: bool = False
+    """Whether it was found by running the network and not by following it: then it holds as far as that shows."""
 
     @property
     def exact(self) -> bool:
