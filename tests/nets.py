@@ -357,7 +357,7 @@ class PadsToMultiple(nn.Module):
 
 
 class Outputs(nn.Module):
-    """Returns a dict whose first tensor counts, beside a global score that does not."""
+    """Returns a dict with a map beside a global score, which is none."""
 
     def __init__(self) -> None:
         super().__init__()

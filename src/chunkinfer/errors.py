@@ -10,6 +10,7 @@
     ├── VolumeError            (ValueError)         dims, coordinates or dtype of a volume
     ├── ModelError             (ValueError)         the network cannot be opened, or does not fit the volume
     │   ├── UntrustedModel                          opening it would execute code nobody asked to trust
+    │   ├── AmbiguousOutput                         it has several outputs, and none was chosen
     │   └── NotExact                                it cannot be tiled exactly
     ├── PlanError              (ValueError)         patch, overlap, block, chunks or memory do not work out
     ├── PipelineError          (ValueError)         the steps of a pipeline do not fit together
@@ -84,6 +85,10 @@ class ModelError(ChunkinferError, ValueError):
 
 class UntrustedModel(ModelError):
     """Opening the model would execute code that nobody asked to trust."""
+
+
+class AmbiguousOutput(ModelError):
+    """The network has several outputs, and none was chosen."""
 
 
 class NotExact(ModelError):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from numpy.typing import NDArray
 
 from chunkinfer.blockwise import (
     Mask,
@@ -27,9 +30,9 @@ from chunkinfer.blockwise import (
 )
 from chunkinfer.blockwise.checks import blocks_to_check
 from chunkinfer.blockwise.derived import Derived
-from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, VolumeError
+from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, SourceError, VolumeError
 from chunkinfer.geometry import Box
-from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize
+from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize, scaled
 from chunkinfer.masking import resolve_mask
 from chunkinfer.models import Model, open_model
 from chunkinfer.models.code import code_of
@@ -52,10 +55,14 @@ if TYPE_CHECKING:
 
     from chunkinfer.models.trace import Trace
 
+_SAMPLED = 64 << 20
+"""Bytes that are decoded at most for one of the boxes of a volume from which probes are drawn."""
+
 
 class Settings(TypedDict, total=False):
     """The keyword arguments of `infer`, for type checkers."""
 
+    output: str | int | None
     patch: PerAxis
     overlap: PerAxis
     halo: PerAxis
@@ -95,6 +102,7 @@ def infer(
     volume: Any,
     model: Any,
     *,
+    output: str | int | None = None,
     patch: PerAxis = None,
     overlap: PerAxis = None,
     halo: PerAxis = None,
@@ -140,6 +148,9 @@ def infer(
         A `torch.nn.Module` in eval mode; the path or URL of a TorchScript, torch.export (.pt2), ONNX (.onnx) or
         OpenVINO (.xml) file; what `deliver` gives; or any function of numpy arrays. It takes (n, c, *space) and returns
         (n, c, *space).
+    output
+        Which output is taken, by name or number, of a network with several: the key of a dict, the field of a
+        dataclass, the name that a file gives, or the place in a tuple. Without it several are refused.
     patch
         Input voxels that the network sees at a time: a number, a tuple (z, y, x), or a dict by axis. The plan chooses
         what is left open.
@@ -238,10 +249,12 @@ def infer(
         argmax=argmax, threshold=threshold, mask=mask, empty=empty, fill=fill, check=check,
         version=version,
     )  # fmt: skip
-    return _Inference.prepare(volume, model, wishes, exchange).result()
+    return _Inference.prepare(volume, open_model(model, output), wishes, exchange).result()
 
 
-def infer_again(volume: Any, model: Any, exchange: bool | None, settings: Mapping[str, Any]) -> xr.DataArray | da.Array:
+def infer_again(
+    volume: Any, model: Model, exchange: bool | None, settings: Mapping[str, Any]
+) -> xr.DataArray | da.Array:
     """`infer` with the settings of an earlier run: also those that only a plan chooses, such as ``halves``."""
     return _Inference.prepare(volume, model, Wishes(**settings), exchange).result()
 
@@ -250,6 +263,7 @@ def plan(
     volume: Any,
     model: Any,
     *,
+    output: str | int | None = None,
     workers: int = 1,
     prices: Prices | Mapping[str, float] | None = None,
     **arguments: Any,
@@ -258,7 +272,7 @@ def plan(
 
     Parameters
     ----------
-    volume, model, **arguments
+    volume, model, output, **arguments
         As for `infer`. With ``calibrate=True``, speed, time and cost are measured and not left out.
     workers
         Worker processes, for time and cost.
@@ -273,9 +287,10 @@ def plan(
     arguments.pop("exchange", None)
     if unknown := sorted(set(arguments) - set(Wishes.__dataclass_fields__)):
         raise TypeError(
-            f"plan() and infer() take no argument {unknown[0]!r}; they take {', '.join(Wishes.__dataclass_fields__)}"
+            f"plan() and infer() take no argument {unknown[0]!r}; they take output, "
+            f"{', '.join(Wishes.__dataclass_fields__)}"
         )
-    made = _Inference.prepare(volume, model, Wishes(**arguments), None).plan
+    made = _Inference.prepare(volume, open_model(model, output), Wishes(**arguments), None).plan
     return replace(made, workers=positive("workers", workers), prices=Prices.of(prices))
 
 
@@ -294,11 +309,9 @@ class _Inference:
     mask: Mask | None
 
     @classmethod
-    def prepare(cls, given: Any, model: Any, wishes: Wishes, exchange: bool | None) -> _Inference:
-        opened = open_model(model).versioned(wishes.version)
-        volume, trace = _fit(given, opened)
-        if wishes.pad is None and wishes.overlap is None:
-            trace = opened.trace(trace.channels_in, len(volume.frame.space), volume=volume.space_shape)
+    def prepare(cls, given: Any, model: Model, wishes: Wishes, exchange: bool | None) -> _Inference:
+        model = model.versioned(wishes.version)
+        volume, trace = _fit(given, model, wishes.normalize, wishes.pad is None and wishes.overlap is None)
         if "t" in volume.dims:
             n = volume.array.shape[volume.dims.index("t")]
             raise VolumeError(
@@ -306,7 +319,7 @@ class _Inference:
                 "A network of this library sees one time point.",
                 ["infer(volume.isel(t=0), model)", "xarray.concat([infer(volume.isel(t=t), model) for t in ...], 't')"],
             )
-        normalize = resolve_normalize(wishes.normalize, volume.array.dtype)
+        normalize = resolve_normalize(wishes.normalize, volume.array.dtype, model.input_dtype())
         device = resolve_device(wishes.device)
         planning = Planning(
             wishes,
@@ -314,7 +327,7 @@ class _Inference:
             shape=volume.space_shape,
             stored=_stored(volume),
             dtype_in=volume.array.dtype,
-            model=opened,
+            model=model,
             trace=trace,
             normalize=normalize,
             place=Place(device, *room_of(active_client(), device), device_memory(device)),
@@ -325,11 +338,11 @@ class _Inference:
         exchanging = must_exchange(volume.array) if exchange is None else exchange
         _check_device(resolved)
         mask = None
-        resolved = replace(resolved, doubt=_doubt(opened, wishes))
+        resolved = replace(resolved, doubt=_doubt(model, wishes))
         if wishes.mask is not None:
             mask = resolve_mask(wishes.mask, volume, _result_frame(volume, resolved), resolved.lattice.output)
             resolved = replace(resolved, skips={**(resolved.skips or {}), "mask": mask.about()})
-        return cls(volume, opened, trace, normalize, wishes, resolved, job, exchanging, mask)
+        return cls(volume, model, trace, normalize, wishes, resolved, job, exchanging, mask)
 
     def settled(self, settings: Mapping[str, Any]) -> _Inference:
         """The same inference with settings frozen by an earlier run."""
@@ -395,8 +408,13 @@ class _Inference:
 
     def _network(self) -> dict[str, Any]:
         """What the network is, for ledgers."""
-        about = {"name": self.plan.model, "digest": self.plan.digest}
-        return about if self.model.version is None else {**about, "version": self.model.version}
+        model = self.model
+        words = {"version": model.version, "output": model.output}
+        return {
+            "name": self.plan.model,
+            "digest": self.plan.digest,
+            **{k: v for k, v in words.items() if v is not None},
+        }
 
     def _programs(self) -> list[str] | None:
         """What the network calls at the patches of this run; None where that is not known, or its file says it."""
@@ -433,21 +451,76 @@ def _result_frame(volume: Volume, plan: Plan) -> Frame:
     return volume.frame.moved([float(a.contract.crop[0]) for a in axes], [float(a.stride) for a in axes])
 
 
-def _fit(given: Any, model: Model) -> tuple[Volume, Trace]:
+def _fit(given: Any, model: Model, normalize: Any, own_lengths: bool) -> tuple[Volume, Trace]:
     """The volume and the network's trace on it; an unlabelled array's axes are what the network can read."""
     import xarray as xr
 
+    def scaling(volume: Volume) -> Callable[[], Normalize]:
+        return lambda: resolve_normalize(normalize, volume.array.dtype, model.input_dtype())
+
     if isinstance(given, xr.DataArray | xr.Dataset) or getattr(given, "ndim", None) != 3:
         volume = as_volume(given)
-        return volume, model.trace(_channels(volume), len(volume.frame.space))
+        return volume, trace_on(volume, model, scaling(volume), own_lengths)
     failures: list[ChunkinferError] = []
     for count in (3, 2):  # (z, y, x) or (c, y, x)
         volume = as_volume(given, count)
         try:
-            return volume, model.trace(_channels(volume), count)
+            return volume, trace_on(volume, model, scaling(volume), own_lengths)
         except ModelError as error:
             failures.append(error)
     raise failures[0]
+
+
+def trace_on(volume: Volume, model: Model, scaling: Callable[[], Normalize], own_lengths: bool) -> Trace:
+    """The network's trace on a volume.
+
+    Parameters
+    ----------
+    volume, model
+        The two.
+    scaling
+        Gives the scaling of the volume's values: a network that is probed is given some of them.
+    own_lengths
+        Whether the contracts at the volume's own lengths are meant, as for exact tiling, unless it is made longer.
+    """
+
+    def voxels() -> list[NDArray[Any]]:
+        return [scaled(scaling(), box, model.input_dtype()) for box in _some_voxels(volume)]
+
+    shape = volume.space_shape
+    return model.trace(_channels(volume), len(shape), volume=shape if own_lengths else None, voxels=voxels)
+
+
+def _some_voxels(volume: Volume) -> list[NDArray[Any]]:
+    """A few boxes of a volume that is stored or in memory, (channels, *space) each; none of one that is dear to read.
+
+    A chunk that is missing is left out here: whether that is an error shows when the volume runs.
+    """
+    origin, stored, shape = origin_of(volume.array), _stored(volume), volume.space_shape
+    if not _is_held(origin):
+        return []
+    for most in (32, 16, 8):
+        extent = [min(n, most) for n in shape]
+        touched = [-(-e // c) * c for e, c in zip(extent, stored.chunks, strict=True)]
+        if prod(touched) * _channels(volume) * volume.array.dtype.itemsize <= _SAMPLED:
+            break
+    else:
+        return []
+    found = []
+    for part in (1, 3, 5):
+        axes = zip(shape, stored.chunks, extent, strict=True)
+        start = [max(0, min(n * part // 6 // c * c, n - e)) for n, c, e in axes]
+        with suppress(SourceError):
+            box = Box(tuple(start), tuple(a + e for a, e in zip(start, extent, strict=True)))
+            found.append(Reader(origin, volume.channels)(box))
+    return found
+
+
+def _is_held(origin: Any) -> bool:
+    """Whether an array is stored or in memory, or computed voxel by voxel from such ones."""
+    if isinstance(origin, Derived):
+        return all(map(_is_held, origin.inputs))
+    return isinstance(origin, Source | np.ndarray)
 
 
 def _sampler(volume: Volume) -> Callable[[Box], Any]:

@@ -31,6 +31,7 @@ SCANNED = 8 << 30
 
 def audit(
     output: Any,
+    /,
     volume: Any,
     model: Any,
     *,
@@ -70,9 +71,9 @@ def audit(
     progress
         Show a progress bar; by default in terminals and notebooks.
     **settings
-        Of the run, as for `infer`, where no ledger holds them. Given beside a ledger they are used instead of its own,
-        and a difference is a finding. ``normalize`` must be given again if it was a function; ``device`` is where the
-        audit computes.
+        Of the run, as for `infer`, where no ledger holds them (``output=`` too, of a network with several).
+        Given beside a ledger they are used instead of its own, and a difference is a finding. ``normalize`` must be
+        given again if it was a function; ``device`` is where the audit computes.
 
     Returns
     -------

@@ -18,7 +18,7 @@ from chunkinfer.blockwise import Reader, origin_of
 from chunkinfer.checking.audit_report import Finding
 from chunkinfer.errors import ChunkinferError, DestinationError, PlanError, VolumeError
 from chunkinfer.geometry import AxisContract, BlockGrid, Box, exact_axis
-from chunkinfer.inference import plan
+from chunkinfer.inference import plan, trace_on
 from chunkinfer.kernel import ACTIVATIONS, Affine, Normalize, Output, resolve_normalize
 from chunkinfer.models import Model, open_model
 from chunkinfer.models.trace import Trace
@@ -140,24 +140,25 @@ def find_run(output: Any, volume: Any, model: Any, given: Mapping[str, Any]) -> 
     ledger = Ledger(Files(locate(url).url)) if url is not None else None
     header = ledger.header() if ledger else None
     held = as_volume(output) if url is not None or hasattr(output, "dims") else as_volume(output, output.ndim - 1)
-    opened = open_model(model)
+    opened = open_model(model, given.get("output"))
     name = f"an array {held.array.shape}" if url is None else locate(url).url
     if header is None or ledger is None:
         if url is not None and not given:
             raise _no_ledger(name)
         return _said(name, held, volume, opened, given)
     about = _network_of(name, header)
+    if opened.output is None:
+        opened = open_model(opened, about["model"].get("output"))
     source = as_volume(volume, len(about["axes"]))
     findings = [*_other_model(about, opened), *_other_source(about, source)]
     try:
-        channels = source.array.shape[source.dims.index("c")] if source.channels else 1
-        trace = _trace(opened, channels, source, about["settings"])
+        normalize, more = _normalize(about, given.get("normalize"), source.array.dtype)
+        trace = trace_on(source, opened, lambda: normalize, _own_lengths(about["settings"]))
     except ChunkinferError as error:
         if not findings:
             raise
         return [*findings, Finding("model", f"it does not fit the volume: {error.what}")]
     settings, differing = _settings(about, given, source.frame.space)
-    normalize, more = _normalize(about, given.get("normalize"), source.array.dtype)
     shape = tuple(c.output_size(n) for c, n in zip(trace.axes, source.space_shape, strict=True))
     if any(n < 1 for n in shape):
         return [*findings, Finding("model", f"it gives no output for a volume of {source.space_shape} voxels")]
@@ -172,22 +173,20 @@ def find_run(output: Any, volume: Any, model: Any, given: Mapping[str, Any]) -> 
 
 def _said(name: str, output: Volume, volume: Any, model: Model, given: Mapping[str, Any]) -> Run:
     """A run without a ledger: as `infer` would resolve the caller's settings."""
-    resolved = plan(volume, model, **{k: v for k, v in given.items() if k != "exchange"})
+    resolved = plan(volume, model, **{k: v for k, v in given.items() if k not in ("exchange", "output")})
     source = as_volume(volume, len(resolved.axes))
+    normalize = resolve_normalize(given.get("normalize"), source.array.dtype, model.input_dtype())
     return Run(
-        name, output, source, model, _trace(model, resolved.channels_in, source, resolved.settings()),
-        resolved.settings(),
-        given.get("device"),
-        resolve_normalize(given.get("normalize"), source.array.dtype), resolved.grid, tuple(range(len(resolved.grid))),
-        "", notes=["there is no ledger: settings are the caller's, and every block counts as finished"],
+        name, output, source, model,
+        trace_on(source, model, lambda: normalize, _own_lengths(resolved.settings())), resolved.settings(),
+        given.get("device"), normalize, resolved.grid, tuple(range(len(resolved.grid))), "",
+        notes=["there is no ledger: settings are the caller's, and every block counts as finished"],
     )  # fmt: skip
 
 
-def _trace(model: Model, channels: int, volume: Volume, settings: Mapping[str, Any]) -> Trace:
-    """The network's contract for the volume that the run meant."""
-    shape = volume.space_shape
-    own = settings["overlap"] is None and settings.get("pad") is None
-    return model.trace(channels, len(shape), volume=shape if own else None)
+def _own_lengths(settings: Mapping[str, Any]) -> bool:
+    """Whether a run meant the volume at its own lengths."""
+    return settings["overlap"] is None and settings.get("pad") is None
 
 
 def _network_of(name: str, header: Mapping[str, Any]) -> dict[str, Any]:

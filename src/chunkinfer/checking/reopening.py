@@ -117,6 +117,8 @@ def _model(about: Mapping[str, Any], url: str, model: Any, trust: bool) -> Model
             )  # fmt: skip
         model = where
     opened = open_model(model).versioned(then.get("version"))
+    if opened.output is None:
+        opened = open_model(opened, then.get("output"))
     if opened.digest != then["digest"]:
         raise ModelError(
             f"{url} was made with {then['name']}, digest {then['digest'][:12]}; "

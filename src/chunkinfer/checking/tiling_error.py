@@ -42,6 +42,7 @@ def tiling_error(
     model: Any,
     sample: Any,
     *,
+    output: str | int | None = None,
     halos: Sequence[PerAxis] | None = None,
     overlaps: Sequence[PerAxis] | None = None,
     patch: PerAxis = None,
@@ -63,7 +64,7 @@ def tiling_error(
 
     Parameters
     ----------
-    model, sample, normalize, device
+    model, sample, output, normalize, device
         As the network and the volume of `infer`. The sample is read into memory.
     halos
         Input voxels kept on each side of a clean zone: a sequence of numbers, tuples (z, y, x) or dicts by axis. By
@@ -104,7 +105,7 @@ def tiling_error(
     """
     import torch
 
-    opened = open_model(model)
+    opened = open_model(model, output)
     sample = open_volume(sample) if isinstance(sample, str | os.PathLike) else sample
     common: dict[str, Any] = {"normalize": normalize, "device": device, "threads": torch.get_num_threads()}
     everything = {"patch": EVERYTHING, "halo": 0, **common}

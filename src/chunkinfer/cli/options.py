@@ -91,8 +91,11 @@ SOURCE = together(
 
 _OF_SOURCE = ("level", "array", "voxel_size", "offset", "missing")
 
+ONE_OUTPUT = click.option("--output", help="Name or number of the one that is taken, of a network's several outputs.")
+
 INFERENCE = together(
     click.option("--model", required=True, help="TorchScript or torch.export (.pt2) file; it is code that you trust."),
+    ONE_OUTPUT,
     click.option("--patch", type=Voxels(), help="What the network sees at a time."),
     click.option("--overlap", type=Voxels(), help="Blend patches that overlap by this much; exact tiling without it."),
     click.option("--pad", type=click.Choice(["edge"]), help="Repeat the last voxels up to a length that can be cut."),

@@ -9,6 +9,7 @@ import click
 from chunkinfer.cli.options import (
     INFERENCE,
     LOGGING,
+    ONE_OUTPUT,
     OUTPUT,
     SCHEDULER,
     SOURCE,
@@ -64,6 +65,7 @@ def plan(src: str, workers: int, **given: Any) -> None:
 
 @click.command()
 @click.argument("model")
+@ONE_OUTPUT
 @click.option("--channels", type=int, help="Input channels, where the file does not tell.")
 @click.option("--ndim", type=int, help="Spatial axes, where the file does not tell.")
 @click.option("--verify", is_flag=True, help="Check by running it on NaN: independent, and slower.")

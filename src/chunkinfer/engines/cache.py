@@ -31,7 +31,7 @@ def compiled_folder(engine: Engine, model: Model, setup: Setup, program: str | N
     The folders above it are the user's own, closed to others: what lies there is executed.
     """
     what = [
-        engine.name, engine.version(), package_version("torch"), model.network_digest, program, asdict(setup),
+        engine.name, engine.version(), package_version("torch"), model.plain.digest, program, asdict(setup),
         _instructions(setup.device),
     ]  # fmt: skip
     name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()

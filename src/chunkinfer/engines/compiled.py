@@ -73,7 +73,7 @@ def _compile(model: Model, setup: Setup) -> Run:
 
     from chunkinfer.engines import exporting
 
-    network = exporting.prepared(model.module_on(setup.device), setup)
+    network = exporting.prepared(model.module_on(setup.device), model.pick, setup)
     compiled = torch.compile(network, dynamic=False)
 
     def run(x: torch.Tensor) -> torch.Tensor:

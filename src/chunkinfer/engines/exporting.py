@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from chunkinfer.engines.contract import Setup
 from chunkinfer.engines.torch_eager import last_layout, reduced_type
 from chunkinfer.errors import ChunkinferError, EngineError
-from chunkinfer.models.torch_models import first_tensor, is_script
+from chunkinfer.models.outputs import Pick
+from chunkinfer.models.torch_models import is_script, picked
 
 if TYPE_CHECKING:
     from chunkinfer.models import Model
@@ -26,36 +27,38 @@ operators that torch no longer decomposes, with a traceback."""
 
 
 class OneTensor(nn.Module):
-    """A network with one tensor in and one out: the first, where it has several outputs.
+    """A network with one tensor in and one out: the output that counts, where it has several.
 
     In reduced precision the casts are part of it, so that compilers fuse them.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None, ndim: int = 5) -> None:
+    def __init__(self, network: nn.Module, pick: Pick, dtype: torch.dtype | None = None, ndim: int = 5) -> None:
         super().__init__()
-        self.network, self.dtype = network, dtype
+        self.network, self.pick, self.dtype = network, pick, dtype
         self.layout = last_layout(ndim, torch.contiguous_format)
         self.training = False  # of this module alone: a network's own modes are its caller's
 
     def forward(self, x: Tensor) -> Tensor:
         if self.dtype is None:
-            return first_tensor(self.network(x))
-        y = first_tensor(self.network(x.to(self.dtype, memory_format=self.layout)))
+            return picked(self.pick, self.network(x))
+        y = picked(self.pick, self.network(x.to(self.dtype, memory_format=self.layout)))
         return y.to(torch.float32, memory_format=torch.contiguous_format)
 
 
-def prepared(network: nn.Module, setup: Setup, reduced: bool = True) -> OneTensor:
+def prepared(network: nn.Module, pick: Pick, setup: Setup, reduced: bool = True) -> OneTensor:
     """The network as engines compile it; a copy where its weights are cast.
 
     Parameters
     ----------
     network
         Left as it is.
+    pick
+        Which of its outputs counts.
     reduced
         Whether the setup's precision is in the graph; False for engines that reduce it themselves.
     """
     if setup.precision == "fp32" or not reduced:
-        return OneTensor(network)
+        return OneTensor(network, pick)
     ndim = len(setup.patch)
     with quiet():
         own = copy.deepcopy(network)
@@ -63,7 +66,13 @@ def prepared(network: nn.Module, setup: Setup, reduced: bool = True) -> OneTenso
         if tensor.is_floating_point():
             layout = last_layout(ndim, torch.preserve_format) if tensor.ndim == ndim else torch.preserve_format
             tensor.data = tensor.data.to(reduced_type(setup.precision), memory_format=layout)
-    return OneTensor(own, reduced_type(setup.precision), ndim)
+    return OneTensor(own, pick, reduced_type(setup.precision), ndim)
+
+
+def gives_tensor(script: torch.nn.Module) -> bool:
+    """Whether a TorchScript module returns one tensor, and no container."""
+    (returned,) = cast(Any, script).forward.schema.returns
+    return bool(returned.type.kind() == "TensorType")
 
 
 def noise(setup: Setup, seed: int = 0) -> Tensor:
@@ -83,7 +92,7 @@ def exported(model: Model, setup: Setup, reduced: bool = True) -> torch.export.E
             from torch._export.converter import TS2EPConverter  # torch offers no public way from TorchScript
 
             network = TS2EPConverter(cast(torch.jit.ScriptModule, network), (x,)).convert().module()
-        return torch.export.export(prepared(network, setup, reduced), (x,))
+        return torch.export.export(prepared(network, model.pick, setup, reduced), (x,))
 
 
 def traced(model: Model, setup: Setup, reduced: bool = True) -> torch.jit.ScriptModule:
@@ -95,7 +104,7 @@ def traced(model: Model, setup: Setup, reduced: bool = True) -> torch.jit.Script
         The module decides by the values of voxels, which a trace of one run cannot follow.
     """
     x = noise(setup)
-    subject = prepared(model.module_on(setup.device), setup, reduced)
+    subject = prepared(model.module_on(setup.device), model.pick, setup, reduced)
     with torch.no_grad(), quiet():
         script: torch.jit.ScriptModule = torch.jit.trace(subject, x, check_trace=False)  # type: ignore[no-untyped-call]
         # Files hold their control flow, or cannot have any.

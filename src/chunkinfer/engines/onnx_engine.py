@@ -13,6 +13,8 @@ from chunkinfer.engines.artefacts import kept
 from chunkinfer.engines.contract import Run, Setup
 from chunkinfer.engines.fitting import Takes, package_version
 from chunkinfer.models.model import TORCH_KINDS
+from chunkinfer.models.onnx_models import input_dtype, named_outputs
+from chunkinfer.models.outputs import ONLY, Pick
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +46,7 @@ class OnnxRuntime:
         from chunkinfer.engines.exporting import attempting
 
         def load(path: Path) -> _Sessions:
-            return _Sessions(lambda: _session(path, setup))
+            return _Sessions(lambda: _session(path, setup), model.pick if model.kind == "onnx" else ONLY)
 
         with attempting(self.name, model):
             if model.kind == "onnx":
@@ -55,8 +57,8 @@ class OnnxRuntime:
 class _Sessions:
     """One session per calling thread, which has threads and working memory of its own, and an output that it keeps."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._mine = make, threading.local()
+    def __init__(self, make: Callable[[], Any], pick: Pick) -> None:
+        self._make, self._pick, self._mine = make, pick, threading.local()
         self._spare = [make()]  # opened at once, so that a file that cannot be is known; the first thread takes it
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,20 +68,28 @@ class _Sessions:
                 mine.session = self._spare.pop()
             except IndexError:
                 mine.session = self._make()
-            mine.names = mine.session.get_inputs()[0].name, mine.session.get_outputs()[0].name
+            (taken,), given = mine.session.get_inputs(), named_outputs(mine.session)
+            one = given[self._pick.index([one.name for one in given], [tuple(one.shape) for one in given])]
+            mine.names, mine.dtype = (taken.name, one.name), input_dtype(taken)
             mine.output = None
         return _run(mine, x)
 
 
 def _run(mine: Any, x: torch.Tensor) -> torch.Tensor:
-    """One call without copies: ONNX Runtime reads the tensor where it is, and writes where it wrote before."""
+    """One call without copies: ONNX Runtime reads the tensor where it is, and writes where it wrote before.
+
+    A file that takes another type than float32 is given a copy in it.
+    """
     import numpy as np
     import torch
 
     taken, given = mine.names
     x = x.contiguous()
     binding = mine.session.io_binding()
-    binding.bind_input(taken, "cpu", 0, np.float32, tuple(x.shape), x.data_ptr())
+    if mine.dtype == "float32":
+        binding.bind_input(taken, "cpu", 0, np.float32, tuple(x.shape), x.data_ptr())
+    else:
+        binding.bind_cpu_input(taken, x.numpy(force=True).astype(mine.dtype))
     if mine.output is None:
         binding.bind_output(given, "cpu")
         mine.session.run_with_iobinding(binding)
@@ -87,7 +97,7 @@ def _run(mine: Any, x: torch.Tensor) -> torch.Tensor:
         mine.output = first
         return first
     out: torch.Tensor = mine.output
-    binding.bind_output(given, "cpu", 0, np.float32, tuple(out.shape), out.data_ptr())
+    binding.bind_output(given, "cpu", 0, out.numpy().dtype, tuple(out.shape), out.data_ptr())
     mine.session.run_with_iobinding(binding)
     return out
 

@@ -107,7 +107,7 @@ def _opened(model: Model, setup: Setup, engine: str) -> Run:
         held, table = model.module, _open
         if held is not None and (program is None or engine in READ_THE_MODULE):
             table = held.opened  # another module with this digest could be another one by now
-        key = (engine, model.network_digest, program, setup)
+        key = (engine, model.digest, program, setup)
         if key not in table:
             require(engine, model, setup)
             if setup.device == "cuda":

@@ -14,6 +14,7 @@ from chunkinfer.engines.contract import Run, Setup
 from chunkinfer.engines.fitting import Takes, package_version
 from chunkinfer.errors import EngineError
 from chunkinfer.models.model import TORCH_KINDS
+from chunkinfer.models.openvino_models import output_name, outputs_of
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +60,9 @@ class OpenVINO:
 
         def make(path: Path) -> None:
             network = _converted(core, self.name, model, setup)
-            # Of several outputs the first counts, and what only the others need is not computed.
-            first = openvino.Model([network.outputs[0]], network.get_parameters())
-            path.write_bytes(core.compile_model(first, "CPU", options).export_model().getvalue())
+            # What only other outputs need is not computed.
+            one = openvino.Model([_output(network, model)], network.get_parameters())
+            path.write_bytes(core.compile_model(one, "CPU", options).export_model().getvalue())
 
         def load(path: Path) -> Any:
             return core.import_model(path.read_bytes(), "CPU", options)
@@ -79,13 +80,15 @@ class _Requests:
 
     def __init__(self, compiled: Any) -> None:
         self._compiled, self._mine = compiled, threading.local()
+        self._dtype = compiled.input(0).get_element_type().to_dtype()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         import torch
 
         if not hasattr(self._mine, "request"):
             self._mine.request = self._compiled.create_infer_request()
-        found = self._mine.request.infer([x.numpy(force=True)], share_inputs=True, share_outputs=True)
+        given = x.numpy(force=True).astype(self._dtype, copy=False)
+        found = self._mine.request.infer([given], share_inputs=True, share_outputs=True)
         return torch.from_numpy(found[0])
 
 
@@ -109,6 +112,15 @@ def _converted(core: Any, engine: str, model: Model, setup: Setup) -> Any:
     return network
 
 
+def _output(network: Any, model: Model) -> Any:
+    """The output of OpenVINO's graph that counts; of a torch module's it is the only one."""
+    if model.of_torch:
+        return network.outputs[0]
+    named = outputs_of(network)
+    name, _ = named[model.pick.index([n for n, _ in named], [shape for _, shape in named])]
+    return next(one for i, one in enumerate(network.outputs) if output_name(one, i) == name)
+
+
 def _from_torch(engine: str, model: Model, setup: Setup) -> Any:
     from chunkinfer.engines import exporting
 
@@ -122,7 +134,8 @@ def _from_torch(engine: str, model: Model, setup: Setup) -> Any:
         return _read_script(_never_run(exporting.traced(model, setup, reduced=False)))
 
     with exporting.quiet():
-        return exporting.first_that_works(engine, model, [script if model.kind == "torchscript" else program, trace])
+        alone = model.kind == "torchscript" and exporting.gives_tensor(model.module_on("cpu"))
+        return exporting.first_that_works(engine, model, [script if alone else program, trace])
 
 
 def _never_run(script: Any) -> Any:

@@ -3,7 +3,7 @@
 from chunkinfer.kernel.block import Network, launch, run_block, run_selected
 from chunkinfer.kernel.device import KernelThreads, cores, device_memory, kernel_threads, require_device, resolve_device
 from chunkinfer.kernel.job import Job
-from chunkinfer.kernel.normalize import Affine, Normalize, resolve_normalize
+from chunkinfer.kernel.normalize import Affine, Normalize, resolve_normalize, scaled
 from chunkinfer.kernel.outputs import ACTIVATIONS, Output, describe_function, resolve_output
 from chunkinfer.kernel.skipping import Selection, blank, resolve_empty, resolve_fill, select
 from chunkinfer.kernel.transfer import transfers
@@ -33,6 +33,7 @@ __all__ = [
     "resolve_output",
     "run_block",
     "run_selected",
+    "scaled",
     "select",
     "transfers",
 ]

@@ -25,7 +25,7 @@ class Affine:
 Normalize = Affine | Callable[[Array], Array]
 
 
-def resolve_normalize(normalize: object, dtype: DTypeLike) -> Normalize:
+def resolve_normalize(normalize: object, dtype: DTypeLike, taken: str = "float32") -> Normalize:
     """The one form of ``normalize=``.
 
     Parameters
@@ -34,15 +34,20 @@ def resolve_normalize(normalize: object, dtype: DTypeLike) -> Normalize:
         None, a pair ``(offset, scale)``, or a callable ``array -> array`` that works voxel by voxel.
     dtype
         Of the volume. With None, floating-point values are taken as they are and uint8 is scaled to [0, 1].
+    taken
+        Name of the dtype that the network takes. One that takes integers is given the stored values as they are.
 
     Raises
     ------
     VolumeError
-        The volume holds other integers and nothing says how to scale them.
+        The volume holds other integers and nothing says how to scale them; or the network takes integers, and the
+        volume holds values that are none of these.
     PlanError
         ``normalize`` has another form, a scale of zero, or is a callable that looks at more than one voxel.
     """
     dtype = np.dtype(dtype)
+    if np.dtype(taken).kind in "iu":
+        return _as_stored(normalize, dtype, np.dtype(taken))
     if normalize is None:
         if dtype == np.uint8:
             return Affine(0.0, 255.0)
@@ -75,6 +80,34 @@ def resolve_normalize(normalize: object, dtype: DTypeLike) -> Normalize:
             ["normalize=(0, 255) divides by 255", "normalize=(mean, standard_deviation)"],
         )
     return Affine(offset, scale)
+
+
+def scaled(normalize: Normalize, voxels: Array, dtype: DTypeLike) -> Array:
+    """Stored voxels as a network takes them."""
+    if isinstance(normalize, Affine):
+        values = (voxels.astype(np.float32) - np.float32(normalize.offset)) / np.float32(normalize.scale)
+        return values.astype(dtype, copy=False)
+    return np.asarray(normalize(voxels)).astype(dtype, copy=False)
+
+
+def _as_stored(normalize: object, dtype: np.dtype[Any], taken: np.dtype[Any]) -> Affine:
+    """No scaling, for a network that takes integers and scales them itself."""
+    if not (np.can_cast(dtype, taken) and np.can_cast(dtype, np.float32)):  # patches are float32 on their way
+        raise VolumeError(
+            f"The network takes {taken}, and the volume's dtype is {dtype}.",
+            "Such a network scales stored values itself; others would be cut off.",
+            [
+                f'convert the volume, if its values fit: infer(volume.astype("{taken}"), model)',
+                "export the network with an input in float32, and give normalize=",
+            ],
+        )
+    if normalize is not None and (callable(normalize) or tuple(normalize) != (0, 1)):  # type: ignore[arg-type]
+        raise PlanError(
+            f"normalize={normalize!r}, and the network takes {taken}: it is given stored values as they are.",
+            "Such a network scales them itself; what was scaled before would be cut off to whole numbers.",
+            ["leave normalize= out", "export the network with an input in float32"],
+        )
+    return Affine()
 
 
 def _check_voxelwise(normalize: Callable[[Array], Array], dtype: np.dtype[Any]) -> None:

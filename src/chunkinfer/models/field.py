@@ -11,8 +11,8 @@ from chunkinfer.models.verifying import Seen
 
 _HOW = {
     "traced": "traced: every operator was followed",
-    "probed": "probed: the most that random inputs showed, rounded up to whole periods; a read that none of them "
-    "showed would be missed",
+    "probed": "probed: the most that inputs of several kinds showed, rounded up to whole periods; a read that none of "
+    "them showed would be missed",
     "declared": "declared, and checked on real runs",
 }
 
@@ -86,7 +86,8 @@ class ReceptiveField:
     def _facts(self) -> list[tuple[str, str]]:
         facts = [
             ("network", f"{self.model}, {self.channels_in} -> {self.channels_out} channels, {self.dtype}"),
-            ("verdict", "exact: tiles with this context equal the network on the whole volume, to round-off"
+            ("verdict", f"exact{', as far as probing shows' if self.how == 'probed' else ''}: tiles with this context "
+             "equal the network on the whole volume, to round-off"
              if self.exact else "not exact: no context makes tiles equal to the network on the whole volume"),
             *(("because", reason) for reason in self.reasons[:3]),
         ]  # fmt: skip
@@ -95,7 +96,7 @@ class ReceptiveField:
         facts.append(("known by", _HOW[self.how]))
         if self.verified is not None:
             cuts = sum(seen.cuts for seen in self.verified)
-            text = f"real runs with {cuts} cuts: nothing beyond the context is read"
+            text = f"real runs with {cuts} cuts: nothing beyond the context was seen to be read"
             if self.how != "traced":
                 text += "; tiles with this context equal the whole, at its borders and between"
             elif all(self.tight or ()):

@@ -12,8 +12,8 @@ import torch
 from chunkinfer.models.code import code_of
 from chunkinfer.models.contents import Contents
 from chunkinfer.models.copying import left_as_it_was, tensors_of
+from chunkinfer.models.outputs import all_outputs
 from chunkinfer.models.program import NoProgram, program
-from chunkinfer.models.torch_models import callable_of
 
 LARGE = (96, 48, 64, 192, 240, 144, 120, 72, 256, 224, 160, 128, 512)
 SMALL = (16, 8, 24, 32, 12, 20, 40, 28)
@@ -77,8 +77,8 @@ def program_at(network: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dt
 
 def _program(network: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype, contents: Contents) -> str:
     device = next((t.device for t in tensors_of(network)), torch.device("cpu"))
-    with left_as_it_was(network):
-        return program(callable_of(network), shape, dtype, device, contents)
+    with left_as_it_was(network), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        return program(lambda x: all_outputs(network(x)), shape, dtype, device, contents)
 
 
 def _by_programs(network: torch.nn.Module, contents: Contents) -> str:

@@ -18,12 +18,13 @@ from chunkinfer.errors import ModelError, UntrustedModel
 from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.models import files, opaque
 from chunkinfer.models import torch_models as adapter
+from chunkinfer.models.outputs import Pick, chosen
 
 if TYPE_CHECKING:
     import torch
 
     from chunkinfer.models.augmentation import Augmentation
-    from chunkinfer.models.network import Network
+    from chunkinfer.models.network import Array, Network
     from chunkinfer.models.shippable import Shippable
     from chunkinfer.models.trace import Trace
 
@@ -62,13 +63,17 @@ class Model:
     """What of it is not in the digest, because nobody can tell it; None if nothing."""
     version: str | None = None
     """The caller's word for what is not in the digest."""
+    output: str | None = None
+    """Name or number of the output that counts; None for the only one. See `chunkinfer.models.outputs`."""
     augmentation: Augmentation | None = None
     """Variants of each patch whose results are averaged; see `chunkinfer.augment`."""
 
     @property
     def digest(self) -> str:
-        """Of the network, and of its augmentation and version where there are any."""
+        """Of the network, and of the output that was chosen, its augmentation and its version where there are any."""
         parts = [self.network_digest]
+        if self.output is not None:
+            parts.append(json.dumps({"output": self.output}))
         if self.augmentation is not None:
             parts.append(json.dumps(self.augmentation.token(), sort_keys=True))
         if self.version is not None:
@@ -89,6 +94,11 @@ class Model:
                 ['infer(volume, model, version="v3")', "leave version= out"],
             )
         return self if version is None else replace(self, version=version)
+
+    @property
+    def pick(self) -> Pick:
+        """Takes the output that counts out of what the network returns."""
+        return Pick(self.output, self.name)
 
     @property
     def of_torch(self) -> bool:
@@ -139,7 +149,8 @@ class Model:
         return module
 
     def function(self) -> Callable[[Any], Any]:
-        """What a model without a torch module is: a function of arrays, opened once per process.
+        """What a model without a torch module is: a function of arrays that gives the output that counts, opened once
+        per process.
 
         Raises
         ------
@@ -147,10 +158,9 @@ class Model:
             As for `module_on`.
         """
         if self.module is not None:
-            found: Callable[[Any], Any] = self.module.get()
-            return found
-        file: opaque.File = self._opened("cpu", opaque.open_file)
-        return file.run
+            return opaque.on_arrays(self.module.get(), self.pick)
+        run, pick = self._opened("cpu", opaque.open_file).run, self.pick
+        return lambda x: pick(run(x))
 
     def file(self) -> str:
         """The path of the model's file, checked to be there and the one that was planned with.
@@ -188,7 +198,7 @@ class Model:
         torch runs what torch can, in the network's own precision; a file or function of others runs itself.
         """
         if self.of_torch:
-            run = adapter.callable_of(self.module_on(device))
+            run = adapter.callable_of(self.module_on(device), self.pick)
         else:
             run = opaque.on_tensors(self.function())
         return run if self.augmentation is None else self.augmentation.wrap(run)
@@ -210,6 +220,12 @@ class Model:
             return adapter.compute_dtype(self.module_on("cpu"), self.name)
         return "float32"
 
+    def input_dtype(self) -> str:
+        """Name of the dtype that the network takes: that of its weights, or what a file states."""
+        if self.of_torch or self.module is not None:
+            return self.compute_dtype()
+        return str(self._opened("cpu", opaque.open_file).dtype)
+
     def parameter_bytes(self) -> int:
         """Bytes of weights and buffers; of the file where nobody can look into it."""
         if self.of_torch:
@@ -217,14 +233,23 @@ class Model:
             return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
         return sum(map(os.path.getsize, files.files_of(self.file()))) if self.of_file else 0
 
-    def arrays(self, channels: int, ndim: int) -> Network:
-        """The network as a function of numpy arrays, on the CPU."""
+    def arrays(self, channels: int | None, ndim: int | None) -> Network:
+        """The network, without augmentation, as a function of numpy arrays, on the CPU.
+
+        Raises
+        ------
+        ModelError
+            Channels or axes are None, and no file states them; or a file states others.
+        """
         import torch
 
-        from chunkinfer.models.network import Array, Network
+        from chunkinfer.models.network import Network
 
-        if self.of_file and not self.of_torch:
-            return opaque.open_opaque(self.file(), channels, ndim)
+        if not self.of_torch:
+            what = self.file() if self.module is None else self.module.get()
+            return opaque.open_opaque(what, channels, ndim, self.pick)
+        if channels is None or ndim is None:
+            raise opaque.unknown_input(self.name)
         run = self.plain.network("cpu")
 
         def on_arrays(x: Array) -> Array:
@@ -239,7 +264,9 @@ class Model:
         channels: int,
         ndim: int,
         size: tuple[int, ...] | None = None,
+        *,
         volume: tuple[int, ...] | None = None,
+        voxels: Callable[[], Sequence[Array]] | None = None,
     ) -> Trace:
         """The network's contract on every axis, remembered: traced from a torch module (see
         `chunkinfer.models.trace.trace`), found by probing where nobody can look into it.
@@ -256,30 +283,35 @@ class Model:
         volume
             Spatial voxels of a volume, for the contracts at its own lengths. By default those that hold for any volume
             whose lengths the network takes.
+        voxels
+            Gives some boxes of the volume that it will run on, (channels, *space) each, scaled as the network takes
+            them: probes are drawn from them too. Only called where probing needs them.
         """
-        found = self._remembered((self.network_digest, channels, ndim, size), lambda: self._found(channels, ndim, size))
+        samples = () if self.of_torch or voxels is None else tuple(voxels())
+        drawn = files.digest_of(s.tobytes() for s in samples)
+        key = (self.network_digest, self.output, channels, ndim, size, drawn)
+
+        def find() -> Trace:
+            return self._traced(channels, ndim, size) if self.of_torch else self._probed(channels, ndim, size, samples)
 
         def at(shape: Sequence[int]) -> Trace:
-            key = (self.network_digest, channels, ndim, (*shape, *(size or ())))
-            return self._remembered(("at", *key), lambda: self._found_at(found, tuple(shape)))
+            return self._remembered((*key, tuple(shape)), lambda: self._found_at(found, tuple(shape), samples))
 
+        found = self._remembered(key, find)
         if self.augmentation is None:
             return found if volume is None else at(volume)
         self.augmentation.check(found.channels_out, ndim)
         return replace(found, axes=self.augmentation.contracts(found.axes, volume, lambda shape: at(shape).axes))
 
-    def _remembered(self, key: tuple[Any, ...], make: Callable[[], Trace]) -> Trace:
+    def _remembered(self, key: _TraceKey, make: Callable[[], Trace]) -> Trace:
         with _lock:
             known = _traces.setdefault(self._callers(), {}) if self.of_torch else _probed
             if key not in known:
                 known[key] = make()
             return known[key]
 
-    def _found(self, channels: int, ndim: int, size: tuple[int, ...] | None) -> Trace:
-        return self._traced(channels, ndim, size) if self.of_torch else self._probed(channels, ndim, size)
-
-    def _found_at(self, found: Trace, volume: tuple[int, ...]) -> Trace:
-        stated = found.declared is not None and "probed" not in found.operations
+    def _found_at(self, found: Trace, volume: tuple[int, ...], samples: tuple[Array, ...]) -> Trace:
+        stated = found.declared is not None and not found.probed
         if found.reasons or stated or all(map(AxisContract.accepts, found.axes, volume)):
             return found
         if self.of_torch:
@@ -290,7 +322,7 @@ class Model:
             return at_lengths(self.module_on("cpu"), found, volume, getattr(torch, self.compute_dtype()))
         from chunkinfer.models.probing import probe_at
 
-        network = self.arrays(found.channels_in, len(volume))
+        network = replace(self.arrays(found.channels_in, len(volume)), samples=samples)
         return replace(found, axes=probe_at(network, found.axes, volume))
 
     def _callers(self) -> torch.nn.Module:
@@ -305,7 +337,7 @@ class Model:
         from chunkinfer.models.trace import trace
 
         module = self.module_on("cpu")
-        found = trace(module, channels, ndim, dtype=getattr(torch, self.compute_dtype()), size=size)
+        found = trace(module, channels, ndim, dtype=getattr(torch, self.compute_dtype()), size=size, pick=self.pick)
         if not found.reasons or (declared := declared_by(module)) is None:
             return found
         axes = contracts_of(declared, ndim)
@@ -313,19 +345,22 @@ class Model:
             seen = confirm(self.arrays(channels, ndim), axes)
         return replace(found, axes=axes, reasons=(), declared=seen)
 
-    def _probed(self, channels: int, ndim: int, size: tuple[int, ...] | None) -> Trace:
+    def _probed(self, channels: int, ndim: int, size: tuple[int, ...] | None, samples: tuple[Array, ...]) -> Trace:
         from chunkinfer.models.declaring import contracts_of, declared_by
         from chunkinfer.models.probing import declared_field, probe
         from chunkinfer.models.trace import Reason, Trace
 
-        network = self.arrays(channels, ndim)
-        declared = None if self.of_file else declared_by(self.function())
+        network = replace(self.arrays(channels, ndim), samples=samples)
+        declared = None if self.module is None else declared_by(self.module.get())
         field = probe(network, size) if declared is None else declared_field(network, contracts_of(declared, ndim))
         reasons = tuple(Reason(self.name, text) for text in field.reasons)
-        return Trace(field.axes, channels, field.channels_out, field.dtype, reasons, (field.how,), field.verified)
+        return Trace(
+            field.axes, channels, field.channels_out, field.dtype, reasons, (field.how,), field.verified,
+            pick=self.pick, probed=field.how == "probed",
+        )  # fmt: skip
 
 
-def open_model(model: object) -> Model:
+def open_model(model: object, output: str | int | None = None) -> Model:
     """Anything that names a network, as a `Model`.
 
     Parameters
@@ -336,6 +371,8 @@ def open_model(model: object) -> Model:
         another, or a `Model`. A path or URL that the caller types is consent to run what the file holds. A URL may end
         in ``#sha256=`` and the digest that the file must have (of OpenVINO's two files, one after the other); one of
         http:// has to.
+    output
+        Name or number of the output that counts, of a network with several.
 
     Raises
     ------
@@ -347,6 +384,11 @@ def open_model(model: object) -> Model:
     SourceError
         A URL carries credentials, or its scheme is not known.
     """
+    opened = _reference(model)
+    return opened if output is None else replace(opened, output=chosen(output))
+
+
+def _reference(model: object) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, bytes):
@@ -357,7 +399,7 @@ def open_model(model: object) -> Model:
         path = os.path.abspath(Path(model).expanduser())
         digest = files.file_digest(path)
         return Model(Path(path).name, digest, _kind_of(path, path), path=path)
-    if opaque.is_opaque(model):
+    if opaque.is_function(model):
         return _held(getattr(model, "__name__", type(model).__name__), "function", model)
     module = adapter.as_module(model)
     return _held(type(module).__name__, "torchscript" if adapter.is_script(module) else "module", module)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from chunkinfer.models.patterns import bar_pairs, pattern_pairs
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -34,6 +36,9 @@ class Network:
     """Of what it takes."""
     shape: tuple[int | None, ...] | None = None
     """The only spatial shape that it takes, with None for free axes; None where nothing is stated."""
+    samples: tuple[Array, ...] = ()
+    """Voxels of the volume that it will run on, (channels, *space) each, scaled as it takes them: probes are drawn from
+    them too."""
 
     def __call__(self, x: Array) -> Array:
         """The output for one input, or whatever the network raises on a shape that it does not take."""
@@ -64,36 +69,76 @@ class Network:
         return np.asarray(x * sizes.reshape(-1, *[1] * (len(shape) - 1 - axis)))
 
     def changes(self, shape: Sequence[int], axis: int, cut: int) -> tuple[Flags, Flags]:
-        """A `Spread`: outputs that change, beyond round-off, when one side of the input does; and those that NaN
-        reaches, where there is NaN.
+        """A `Spread`: outputs that change, beyond round-off, when one side of noise does.
 
         What no change shows is not found: this is a lower bound of what the network reads.
         """
         x = self.noise(shape)
         y = self(x)
-        sides = (slice(0, cut), slice(cut, None))
-        below, above = (self._changed(x, y, axis, side) for side in sides)
+        sides = [_where(x, axis, side) for side in (slice(0, cut), slice(cut, None))]
+        below, above = (self._changed(y, axis, self._other_inputs(x, where)) for where in sides)
         return below, above
 
-    def _changed(self, x: Array, y: Array, axis: int, side: slice) -> Flags:
+    def changes_of_patterns(self, shape: Sequence[int], axis: int, cut: int) -> tuple[Flags, Flags]:
+        """A `Spread`: as `changes`, for inputs that are no noise: see `chunkinfer.models.patterns`."""
+        pairs = pattern_pairs((1, self.channels, *shape), axis, self.samples, self.dtype)
+        return self._replacing(pairs, axis, cut)
+
+    def changes_of_bars(self, shape: Sequence[int], axis: int, cut: int) -> tuple[Flags, Flags]:
+        """A `Spread`: as `changes`, for bars across the cut of which one side is taken away.
+
+        They show how far openings and closings read, which blocks at random seldom do to the last voxel.
+        """
+        return self._replacing(bar_pairs((1, self.channels, *shape), axis, cut, self.samples, self.dtype), axis, cut)
+
+    def _replacing(self, pairs: Iterable[tuple[Array, Sequence[Array]]], axis: int, cut: int) -> tuple[Flags, Flags]:
+        """A `Spread`: outputs that change when one side of an input becomes that of another."""
+        below = above = np.zeros(1, bool)
+        for one, others in pairs:
+            y = self(one)
+            low, high = (_where(one, axis, side) for side in (slice(0, cut), slice(cut, None)))
+            below = below | self._changed(y, axis, (_replaced(one, low, other[low]) for other in others))
+            above = above | self._changed(y, axis, (_replaced(one, high, other[high]) for other in others))
+        return below, above
+
+    def reached_by_nan(self, shape: Sequence[int], axis: int, cut: int) -> tuple[Flags, Flags]:
+        """A `Spread`: outputs that change when one side of the input becomes NaN; none of a network of integers.
+
+        NaN reaches what is read with a weight too small to show, and also what only passes through running sums.
+        """
+        x = self.noise(shape)
+        y = self(x)
+        if not np.issubdtype(x.dtype, np.floating):
+            nothing = np.zeros(y.shape[2 + axis], bool)
+            return nothing, nothing
+        sides = (_where(x, axis, side) for side in (slice(0, cut), slice(cut, None)))
+        below, above = (self._changed(y, axis, [_replaced(x, where, np.nan)]) for where in sides)
+        return below, above
+
+    def _changed(self, y: Array, axis: int, others: Iterable[Array]) -> Flags:
+        """Outputs along an axis that differ for any of some other inputs."""
         found = np.zeros(y.shape[2 + axis], bool)
         kept = tuple(k for k in range(y.ndim) if k != 2 + axis)
-        for other in self._other_inputs(x, axis, side):
+        for other in others:
             with np.errstate(all="ignore"):
-                found |= _differ(y, self(other)).any(axis=kept)
+                found |= _differ(y, self(other), self.dtype).any(axis=kept)
         return found
 
-    def _other_inputs(self, x: Array, axis: int, side: slice) -> list[Array]:
-        where: Any = (..., *[slice(None)] * axis, side, *[slice(None)] * (x.ndim - 3 - axis))
+    def _other_inputs(self, x: Array, where: Any) -> Iterator[Array]:
+        """Noise with changes of several sizes on one side."""
         if not np.issubdtype(x.dtype, np.floating):
-            others = [self.noise(x.shape[2:], seed) for seed in (1, 2, 3)]
-            return [_replaced(x, where, other[where]) for other in others]
-        found = [_replaced(x, where, np.nan)]
+            others = (self.noise(x.shape[2:], seed) for seed in (1, 2, 3))
+            yield from (_replaced(x, where, other[where]) for other in others)
+            return
         for seed, (size, sign) in enumerate(_CHANGES, 1):
             with np.errstate(over="ignore"):
                 change = (self.noise(x.shape[2:], seed)[where] * size).astype(x.dtype)
-            found.append(_replaced(x, where, x[where] + (sign * abs(change) if sign else change)))
-        return found
+            yield _replaced(x, where, x[where] + (sign * abs(change) if sign else change))
+
+
+def _where(x: Array, axis: int, side: slice) -> Any:
+    """The index of one side of an input."""
+    return (..., *[slice(None)] * axis, side, *[slice(None)] * (x.ndim - 3 - axis))
 
 
 def _replaced(x: Array, where: Any, value: Any) -> Array:
@@ -102,13 +147,30 @@ def _replaced(x: Array, where: Any, value: Any) -> Array:
     return out
 
 
-def _differ(one: Array, other: Array) -> Flags:
-    """Where two outputs differ by more than the round-off of the first, whose voxels are of ordinary size."""
+def _differ(one: Array, other: Array, taken: str) -> Flags:
+    """Where two outputs differ by more than the round-off of the first, whose voxels are of ordinary size.
+
+    What is computed in double precision from inputs in single precision (``taken``) is stored in that again, so only
+    differences that survive it count.
+    """
     if not np.issubdtype(one.dtype, np.floating):
         return np.asarray(one != other)
-    scale = np.abs(one).max(axis=tuple(range(2, one.ndim)), keepdims=True)
-    equal = np.abs(one - other) <= 32 * np.finfo(one.dtype).eps * scale
-    return np.asarray(~equal)  # NaN is not equal either
+    scale = _largest(np.abs(one), tuple(range(2, one.ndim)))
+    kinds = [one.dtype, np.dtype(taken if np.issubdtype(taken, np.floating) else np.float32)]
+    limit = 32 * max(float(np.finfo(kind).eps) for kind in kinds) * scale
+    return np.asarray(~(_difference(one, other) <= limit))
+
+
+def _difference(one: Array, other: Array) -> Array:
+    """Absolute differences: 0 where both are NaN, or both the same infinity; NaN where one of them is."""
+    with np.errstate(all="ignore"):
+        same = (one == other) | (np.isnan(one) & np.isnan(other))
+        return np.asarray(np.where(same, 0, np.abs(one - other)))
+
+
+def _largest(values: Array, axes: tuple[int, ...]) -> Array:
+    """The largest finite value along some axes, which stay."""
+    return np.asarray(np.where(np.isfinite(values), values, 0).max(axis=axes, keepdims=True))
 
 
 def largest_error(one: Array, other: Array) -> float:
@@ -122,4 +184,5 @@ def largest_error(one: Array, other: Array) -> float:
     if one.shape != other.shape or not one.size:
         return np.inf
     first, second = (y.reshape(len(y), -1).astype(float) for y in (one, other))
-    return float((np.abs(first - second).max(1) / np.maximum(np.abs(first).max(1), 1e-30)).max())
+    sizes = np.maximum(_largest(np.abs(first), (1,)), 1e-30)
+    return float((_difference(first, second) / sizes).max())

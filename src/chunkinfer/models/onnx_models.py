@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chunkinfer.errors import MissingExtra, ModelError
+from chunkinfer.models.inputs import check_inputs
 from chunkinfer.models.opaque import File
+from chunkinfer.models.outputs import Shape, can_be_map
 
 if TYPE_CHECKING:
     from chunkinfer.models.network import Array
@@ -25,7 +27,7 @@ def open_onnx(path: str) -> File:
     MissingExtra
         onnxruntime is not installed.
     ModelError
-        It cannot open the file.
+        It cannot open the file, or the file takes something else than one array (n, c, *space).
     """
     try:
         onnxruntime = import_module("onnxruntime")
@@ -42,12 +44,27 @@ def open_onnx(path: str) -> File:
             "The file is cut short, or uses operators newer than the onnxruntime that is installed.",
             ["pip install --upgrade onnxruntime", f'check it: onnx.checker.check_model("{path}")'],
         ) from error
-    (taken, *_) = session.get_inputs()
-    kind = taken.type.removeprefix("tensor(").removesuffix(")")
-    shape = tuple(n if isinstance(n, int) else None for n in taken.shape)
-    return File(Path(path).name, partial(_run, session, taken.name), shape, _DTYPES.get(kind, kind))
+    check_inputs(path, inputs := [(one.name, _shape(one), input_dtype(one)) for one in session.get_inputs()])
+    ((name, shape, dtype),) = inputs
+    outputs = tuple((one.name, _shape(one)) for one in named_outputs(session))
+    return File(Path(path).name, partial(_run, session, name, dtype), shape, dtype, outputs)
 
 
-def _run(session: Any, name: str, x: Array) -> Array:
-    y: Array = session.run(None, {name: x})[0]
-    return y
+def input_dtype(stated: Any) -> str:
+    """Name of the dtype of an input or output of a session."""
+    kind = str(stated.type).removeprefix("tensor(").removesuffix(")")
+    return _DTYPES.get(kind, kind)
+
+
+def named_outputs(session: Any) -> list[Any]:
+    """The outputs of a session that can be a map."""
+    return [one for one in session.get_outputs() if can_be_map(one.shape)]
+
+
+def _shape(stated: Any) -> Shape:
+    return tuple(n if isinstance(n, int) else None for n in stated.shape)
+
+
+def _run(session: Any, name: str, dtype: str, x: Array) -> dict[str, Array]:
+    given = session.run(None, {name: x.astype(dtype, copy=False)})
+    return {one.name: value for one, value in zip(session.get_outputs(), given, strict=True)}

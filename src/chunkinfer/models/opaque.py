@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from chunkinfer.errors import ModelError
 from chunkinfer.models.network import Array, Network
+from chunkinfer.models.outputs import ONLY, Pick, Shape, first_line, named_outputs, wrapper
 
 if TYPE_CHECKING:
     import torch
@@ -25,27 +26,30 @@ class File:
     """A network opened from a file of another framework."""
 
     name: str
-    run: Callable[[Array], Array]
-    shape: tuple[int | None, ...]
-    """Of its input, batch and channels included; None where it is free."""
+    run: Callable[[Array], Mapping[str, Array]]
+    """From an input, of whatever dtype, to every output by name."""
+    shape: Shape
+    """Shape of its input, batch and channels included."""
     dtype: str
-    """Of its input."""
+    """Name of its input's dtype."""
+    outputs: tuple[tuple[str, Shape], ...]
+    """Names and shapes of its outputs, of those that can be a map."""
 
 
-def is_opaque(model: object) -> bool:
-    """Whether a model is a function of arrays, or a file that torch does not open."""
+def is_function(model: object) -> bool:
+    """Whether a model is a function, and no module of torch."""
     import torch
 
-    if isinstance(model, str | os.PathLike):
-        return Path(model).suffix in FILE_KINDS
     return callable(model) and not isinstance(model, type | torch.nn.Module | torch.export.ExportedProgram)
 
 
-def open_opaque(model: Any, channels: int | None, ndim: int | None) -> Network:
+def open_opaque(model: Any, channels: int | None, ndim: int | None, pick: Pick = ONLY) -> Network:
     """A function of arrays, a .onnx or a .xml file, as a `Network`.
 
     Raises
     ------
+    AmbiguousOutput
+        A file has several outputs, and none was chosen.
     ModelError
         Channels or axes are not given, and no file says them; or a file says otherwise.
     MissingExtra
@@ -55,8 +59,9 @@ def open_opaque(model: Any, channels: int | None, ndim: int | None) -> Network:
         name = getattr(model, "__name__", type(model).__name__)
         if channels is None or ndim is None:
             raise unknown_input(name)
-        return Network(name, model, channels, ndim)
+        return Network(name, on_arrays(model, pick), channels, ndim)
     file = open_file(os.path.abspath(Path(model).expanduser()))
+    pick.index([n for n, _ in file.outputs], [shape for _, shape in file.outputs])
     _, stated, *space = file.shape
     channels = channels or stated
     ndim = ndim or len(space)
@@ -70,7 +75,7 @@ def open_opaque(model: Any, channels: int | None, ndim: int | None) -> Network:
             [f'receptive_field("{file.name}")', f'receptive_field("{file.name}", channels={stated or channels})'],
         )
     shape = tuple(space) if any(n is not None for n in space) else None
-    return Network(file.name, file.run, channels, ndim, file.dtype, shape)
+    return Network(file.name, lambda x: pick(file.run(x)), channels, ndim, file.dtype, shape)
 
 
 def open_file(path: str) -> File:
@@ -85,13 +90,59 @@ def open_file(path: str) -> File:
         from chunkinfer.models.onnx_models import open_onnx as opened
     else:
         from chunkinfer.models.openvino_models import open_openvino as opened
-    if not os.path.exists(path):
-        raise ModelError(
-            f"The model file {path} is not there.",
-            "The path is relative to where Python was started, or the file is elsewhere.",
-            [f"look for it: ls {os.path.dirname(path)}", "give the whole path"],
-        )
     return opened(path)
+
+
+def on_arrays(function: Callable[[Any], Any], pick: Pick) -> Callable[[Array], Any]:
+    """A function of arrays that gives the output that counts, and leaves its argument alone.
+
+    Raises
+    ------
+    ModelError
+        When called: it takes tensors of torch.
+    """
+    import torch
+
+    def run(x: Array) -> Any:
+        try:
+            found = pick(function(x.copy()))
+        except (TypeError, AttributeError) as error:
+            if _takes_tensors(function, x):
+                raise _of_tensors(function, pick.network, error) from error
+            raise
+        return found.numpy(force=True) if isinstance(found, torch.Tensor) else found
+
+    return run
+
+
+def _takes_tensors(function: Callable[[Any], Any], x: Array) -> bool:
+    """Whether a function that fails on an array works on a tensor."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            found = named_outputs(function(torch.from_numpy(x.copy())))
+    except Exception:  # whatever it raises: it does not take tensors either
+        return False
+    return any(isinstance(one, torch.Tensor) for _, one in found)
+
+
+def _of_tensors(function: Any, name: str, error: Exception) -> ModelError:
+    import torch
+
+    inner = getattr(function, "func", None)  # of functools.partial
+    if isinstance(inner, torch.nn.Module) and not (function.args or function.keywords):
+        way = "give the module itself: infer(volume, function.func)"
+    elif isinstance(inner, torch.nn.Module):
+        given = ", ".join(["x", *map(repr, function.args), *(f"{k}={v!r}" for k, v in function.keywords.items())])
+        way = wrapper(f"self.model({given})", "function.func")
+    else:
+        way = "give the module itself, in eval mode, which is traced: infer(volume, module)"
+    return ModelError(
+        f"{name} is a function of torch tensors; given an array, it fails: {first_line(error)}",
+        "A function is given numpy arrays, (n, c, *space), and returns such.",
+        [way, "infer(volume, lambda x: function(torch.from_numpy(x)).numpy(force=True))"],
+    )
 
 
 def on_tensors(run: Callable[[Array], Any]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -12,7 +12,7 @@ from math import ceil, gcd, lcm
 import numpy as np
 
 from chunkinfer.geometry.contract import AxisContract, Uncut
-from chunkinfer.models.network import ROUND_OFF, Array, Network, largest_error
+from chunkinfer.models.network import ROUND_OFF, Array, Flags, Network, largest_error
 from chunkinfer.models.trace.contract import smallest_size, split_crop
 from chunkinfer.models.verifying import Seen, seen_at
 
@@ -54,6 +54,8 @@ class AxisProbe:
         self.stride = Fraction(base[axis], output)
         self.total = Fraction(0)
         self.period = self.stride.numerator
+        self.trusts_nan = True
+        self._shown: dict[int, tuple[Flags, Flags]] = {}
         self._outputs: dict[int, Array | None] = {}
 
     def contract(self) -> tuple[AxisContract, Seen]:
@@ -178,25 +180,44 @@ class AxisProbe:
     # ---- steps -------------------------------------------------------------------------------------------------------
 
     def _reach(self) -> int:
-        """Voxels within which an influence ends, about; sizes grow until it does."""
+        """Voxels within which an influence ends, about; sizes grow until it does.
+
+        NaN that does not end is not believed where changes do: a running sum (scipy's uniform_filter) hands it on and
+        on, and so do weights of zero.
+        """
         size = self._size_at_least(max(64, self.base[self.axis]))
+        changed = None
         while size <= _LIMIT:
             cut = size // 2
-            below, above = self.network.changes(self._shape(size), self.axis, cut)
+            found = self.network.changes(self._shape(size), self.axis, cut)
+            more = self.network.changes_of_patterns(self._shape(size), self.axis, cut)
+            below, above = self._shown[cut] = found[0] | more[0], found[1] | more[1]
             if not (below.any() and above.any()):
                 raise Refused("no change of the input changed the output: it is constant on random inputs")
-            # Free of influence, from the far ends inwards.
-            last, first = int(np.flatnonzero(below)[-1]), int(np.flatnonzero(above)[0])
-            margin = max(1, len(below) // 8)
-            if first >= margin and last < len(below) - margin:
-                ends = ceil(last * self.stride) - cut, cut - int(first * self.stride)
-                return max(0, *ends) + _SLACK
+            changed = self._end((below, above), cut)
+            poisoned = self._end(self.network.reached_by_nan(self._shape(size), self.axis, cut), cut)
+            if changed is not None and poisoned is not None:
+                return max(changed, poisoned) + _SLACK
             size = self._size_at_least(2 * size)
+        if changed is not None:
+            self.trusts_nan = False
+            return changed + _SLACK
         raise Refused(
             f"a change of the input reaches outputs at every distance, as far as {_LIMIT // 2} voxels were tried: it "
             "uses statistics of the whole patch (instance or group normalisation, global pooling, attention), or its "
             "context is larger than that"
         )
+
+    def _end(self, flags: tuple[Flags, Flags], cut: int) -> int | None:
+        """Voxels from the cut at which an influence ends; None if it does not end well before the borders."""
+        below, above = flags
+        # Free of influence, from the far ends inwards.
+        last = int(np.flatnonzero(below)[-1]) if below.any() else 0
+        first = int(np.flatnonzero(above)[0]) if above.any() else len(above) - 1
+        margin = max(1, len(below) // 8)
+        if first < margin or last >= len(below) - margin:
+            return None
+        return max(0, ceil(last * self.stride) - cut, cut - int(first * self.stride))
 
     def _period(self, reach: int) -> tuple[int, int]:
         """The smallest shift under which the output only shifts, and the size at which it was found."""
@@ -241,16 +262,22 @@ class AxisProbe:
         return stop > 0 and largest_error(self._at(size)[:stop], self._at(other)[:stop]) <= ROUND_OFF
 
     def _context(self, size: int) -> Seen:
-        """The most that was seen to be read at two cuts, both multiples of the period.
+        """The most that was seen to be read: at two cuts, both multiples of the period, of bars, and until now.
 
         From such a cut the context of whole blocks is seen to less than a period, and rounding up covers the rest.
         """
         p = self.period
         here = AxisContract(p, self.stride, 0, 0, (0, 0), (0,), p)
-        seen = []
+        seen = [seen_at(here, *flags, cut) for cut, flags in self._shown.items()]
         for cut in self._cuts(size):
             below, above = self.network.changes(self._shape(size), self.axis, cut)
+            if self.trusts_nan:
+                more = self.network.reached_by_nan(self._shape(size), self.axis, cut)
+                below, above = below | more[0], above | more[1]
             seen.append(seen_at(here, below, above, cut))
+        shortest = self._size_at_least(64)
+        cut = shortest // 2 // p * p
+        seen.append(seen_at(here, *self.network.changes_of_bars(self._shape(shortest), self.axis, cut), cut))
         return Seen(max(s.low for s in seen), max(s.high for s in seen), len(seen))
 
     def _cuts(self, size: int) -> Iterator[int]:

@@ -16,6 +16,7 @@ from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.models.declaring import confirm
 from chunkinfer.models.field import ReceptiveField
 from chunkinfer.models.network import Array, Network
+from chunkinfer.models.outputs import first_line
 from chunkinfer.models.probed_axis import AxisProbe, Refused, uncut_at
 from chunkinfer.models.verifying import Seen, check_tiles
 
@@ -115,7 +116,7 @@ def _tiles(network: Network, axes: list[AxisContract]) -> str:
     try:
         return check_tiles(network, axes)
     except Exception as error:  # a size that follows from the contract, and does not run
-        return f"do not run at sizes that follow from what it takes: {_cause(error)}"
+        return f"do not run at sizes that follow from what it takes: {first_line(error)}"
 
 
 def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[int, ...], Array]:
@@ -124,22 +125,20 @@ def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[in
     shapes: Iterable[tuple[int, ...]] = (tuple(s or n for s in stated) for n in sizes)
     if size is not None or None not in stated:
         shapes = [size or tuple(s or 1 for s in stated)]
-    failure: Exception | None = None
+    failures: list[Exception] = []
     for shape in shapes:
         try:
             return shape, network(network.noise(shape))
+        except ModelError:
+            raise
         except Exception as error:  # whatever it raises on a size that it does not take
-            failure = failure or error
+            failures.append(error)
     raise ModelError(
         f"{network.name} does not run on (1, {network.channels}, *space) with {network.ndim} spatial axes at "
-        f"{size or f'any size up to {_LAST_START - 1}'}: {_cause(failure)}",
+        f"{size or f'any size up to {_LAST_START - 1}'}: {first_line(failures[0])}",
         "The number of channels or axes is another one, or it takes a size that was not tried.",
         [
             "receptive_field(model, channels=1, ndim=3, size=(64, 256, 256)) for a size that it takes",
             "receptive_field(model, channels=3, ndim=2) for another number of channels and axes",
         ],
-    )
-
-
-def _cause(error: Exception | None) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    ) from failures[0]

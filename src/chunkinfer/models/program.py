@@ -75,7 +75,7 @@ class Ghost(torch.Tensor):
 
 
 def program(
-    run: Callable[[torch.Tensor], torch.Tensor],
+    run: Callable[[torch.Tensor], Any],
     shape: Sequence[int],
     dtype: torch.dtype,
     device: torch.device,
@@ -86,7 +86,7 @@ def program(
     Parameters
     ----------
     run
-        The network. Its tensors stay as they are; what forward keeps in attributes is kept, so give a copy.
+        The network; it gives a tensor, or several in lists with their names. Its tensors stay as they are; what forward keeps in attributes is kept, so give a copy.
     shape
         Of the input, (n, c, *space).
     dtype, device
@@ -134,7 +134,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._ghosts.append(made)
         return made
 
-    def digest(self, output: torch.Tensor) -> str:
+    def digest(self, output: Any) -> str:
         """Of the program with this output."""
         text = self._text.copy()
         text.update(f"-> {self._said(output)}".encode())

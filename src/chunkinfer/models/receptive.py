@@ -10,7 +10,7 @@ from chunkinfer.models.declaring import Declared, contracts_of
 from chunkinfer.models.field import ReceptiveField
 from chunkinfer.models.model import Model, open_model
 from chunkinfer.models.network import Flags
-from chunkinfer.models.opaque import is_opaque, open_opaque, unknown_input
+from chunkinfer.models.opaque import unknown_input
 from chunkinfer.models.verifying import Seen, check_spread
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def receptive_field(
     model: object,
     *,
+    output: str | int | None = None,
     channels: int | None = None,
     ndim: int | None = None,
     verify: bool = False,
@@ -38,6 +39,8 @@ def receptive_field(
     model
         A ``torch.nn.Module``; the path or URL of a TorchScript, torch.export (.pt2), ONNX (.onnx) or OpenVINO (.xml)
         file; or any function from a numpy array ``(1, channels, *space)`` to another.
+    output
+        Which output is taken, by name or number, of a network with several; as for `infer`.
     channels, ndim
         Input channels and spatial axes. By default those of the network's first convolution, or what its file says.
     verify
@@ -57,6 +60,8 @@ def receptive_field(
 
     Raises
     ------
+    AmbiguousOutput
+        It has several outputs, and none was chosen.
     ModelError
         The network can't be opened or doesn't run; its channels or axes are not known; or a real run contradicts a
         contract, with axis and voxels.
@@ -71,18 +76,14 @@ def receptive_field(
     """
     from chunkinfer.models.probing import declared_field, probe
 
-    if isinstance(model, bytes) or (isinstance(model, str) and "://" in model):
-        model = open_model(model)
-    if isinstance(model, Model) and model.of_file and not model.of_torch:
-        model = model.file()
-    if is_opaque(model):
-        network = open_opaque(model, channels, ndim)
+    opened = open_model(model, output)
+    if not opened.of_torch:
+        network = opened.arrays(channels, ndim)
         if contract is not None:
             return declared_field(network, contracts_of(contract, network.ndim))
         return probe(network, _sizes(size, network.ndim))
     import torch
 
-    opened = open_model(model)
     module = opened.module_on("cpu")
     derived = channels is None or ndim is None
     channels, ndim = _input_of(module, opened.name, channels, ndim)
@@ -153,7 +154,7 @@ def check_trace(model: Model, found: Trace) -> tuple[Seen, ...]:
     network = model.arrays(found.channels_in, len(found.axes))
 
     def spread(shape: Sequence[int], axis: int, cut: int) -> tuple[Flags, Flags]:
-        below, above = nan_probe(module, found.channels_in, shape, axis, cut)
+        below, above = nan_probe(module, found.channels_in, shape, axis, cut, model.pick)
         return (below, above) if np.any(below | above) else network.changes(shape, axis, cut)
 
     return check_spread(model.name, found.axes, spread, "NaN")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from chunkinfer.errors import ModelError, UntrustedModel
+from chunkinfer.models.outputs import Pick
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ def as_module(model: object) -> torch.nn.Module:
     if isinstance(model, torch.export.ExportedProgram):
         return model.module()
     if isinstance(model, torch.nn.Module):
+        _check_weights(model)
         return model
     raise ModelError(
         f"A {type(model).__name__} is no network.",
@@ -36,6 +38,32 @@ def as_module(model: object) -> torch.nn.Module:
             "infer(volume, module) with the module itself; a state_dict goes into one: module.load_state_dict(...)",
         ],
     )
+
+
+def _check_weights(module: torch.nn.Module) -> None:
+    """Refuse a module some of whose weights are not there."""
+    from torch.nn.parameter import is_lazy
+
+    name = type(module).__name__
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"{path} of {name} has no shape yet: its layer is lazy, and never ran.",
+                "A lazy layer takes its shape from its first input, or from the weights that are loaded into it.",
+                [
+                    'load its weights: model.load_state_dict(torch.load("weights.pt", weights_only=True))',
+                    "run it once on a dummy batch: model(torch.zeros(1, 1, 32, 32, 32))",
+                ],
+            )
+        if tensor.is_meta:
+            raise ModelError(
+                f"{path} of {name} is on the meta device: it has a shape, and no values.",
+                "The module was built without memory, and its weights were not loaded.",
+                [
+                    'load them: model.load_state_dict(torch.load("weights.pt", weights_only=True), assign=True)',
+                    'build it with memory, outside of torch.device("meta"), and load them then',
+                ],
+            )
 
 
 def is_script(module: object) -> bool:
@@ -62,19 +90,19 @@ def file_kind(path: str, file: IO[bytes]) -> str:
     ]
     try:
         names = zipfile.ZipFile(file).namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError) as error:
         file.seek(0)
         if file.read(1) == b"\x80":  # the first byte of every binary pickle
             raise UntrustedModel(
                 f"{path} is a pickle.",
                 "Opening a pickle executes whatever its author put in; chunkinfer never does.",
                 ways,
-            ) from None
+            ) from error
         raise ModelError(
             f"{path} is neither a TorchScript nor a torch.export archive.",
             "The file is cut short, or of another framework.",
             ways,
-        ) from None
+        ) from error
     if any("/code/" in name for name in names):
         return "torchscript"
     if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
@@ -189,8 +217,8 @@ def compute_dtype(module: torch.nn.Module, name: str) -> str:
     return "float64" if torch.float64 in kinds else "float32"
 
 
-def callable_of(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The module as a function of one tensor; of several outputs the first counts, as in tracing."""
+def callable_of(module: torch.nn.Module, pick: Pick) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The module as a function of one tensor that gives the output that counts."""
     import torch
 
     def run(patches: torch.Tensor) -> torch.Tensor:
@@ -198,21 +226,30 @@ def callable_of(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tenso
         # Without it, TorchScript also runs past autocast.
         settled = torch.is_autocast_enabled(patches.device.type)
         with torch.jit.optimized_execution(settled):  # type: ignore[attr-defined]
-            return first_tensor(module(patches))
+            return picked(pick, module(patches))
 
     return run
 
 
-def first_tensor(value: Any) -> torch.Tensor:
-    """The first tensor of a network's output."""
-    import torch
-    from torch.utils import _pytree as pytree
+def picked(pick: Pick, value: Any) -> torch.Tensor:
+    """The tensor that counts, of what a module returned.
 
-    for leaf in pytree.tree_leaves(value):
-        if isinstance(leaf, torch.Tensor):
-            return leaf
+    Raises
+    ------
+    ModelError
+        As for `Pick`, or it is no tensor of torch.
+    """
+    import torch
+
+    found = pick(value)
+    if isinstance(found, torch.Tensor):
+        return found
     raise ModelError(
-        f"The network returned a {type(value).__name__} without a tensor.",
-        "Its forward method returns something else than its result.",
-        ["return the tensor from forward", "wrap it: a module whose forward returns model(x)[0]"],
+        f"{pick.network} returns a {type(found).__module__.partition('.')[0]} array: its forward leaves torch.",
+        "What is no operator of torch can neither be followed nor compiled.",
+        [
+            "return the tensor: leave out .numpy() at the end of forward",
+            "give it as a function of arrays, which is probed: "
+            "infer(volume, lambda x: model(torch.from_numpy(x).float()))",
+        ],
     )

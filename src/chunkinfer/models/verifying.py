@@ -10,7 +10,8 @@ import numpy as np
 
 from chunkinfer.errors import ModelError
 from chunkinfer.geometry.contract import AxisContract
-from chunkinfer.models.network import ROUND_OFF, Flags, Network, largest_error
+from chunkinfer.models.network import ROUND_OFF, Array, Flags, Network, largest_error
+from chunkinfer.models.patterns import whole_inputs
 
 Spread = Callable[[Sequence[int], int, int], tuple[Flags, Flags]]
 """From a spatial shape, an axis and a cut to two flags per output voxel along the axis: whether it reads any input
@@ -151,9 +152,17 @@ def _tile_sizes(c: AxisContract) -> tuple[int, int]:
 
 
 def _against_whole(network: Network, c: AxisContract, axis: int, tile: tuple[int, ...], whole: tuple[int, ...]) -> str:
-    """Tiles at both borders and between, against one run on all of it."""
-    n, size, low = whole[axis], tile[axis], _round_up(c.low, c.period)
-    x = network.noise(whole).swapaxes(0, 2 + axis)
+    """Tiles at both borders and between, against one run on all of it, for inputs of several kinds."""
+    noise = network.noise(whole)
+    for x in (noise, *whole_inputs(noise.shape, network.samples, network.dtype)):
+        if wrong := _tiles_of(network, c, axis, tile[axis], x):
+            return wrong
+    return ""
+
+
+def _tiles_of(network: Network, c: AxisContract, axis: int, size: int, whole: Array) -> str:
+    n, low = whole.shape[2 + axis], _round_up(c.low, c.period)
+    x = whole.swapaxes(0, 2 + axis)
     y = network(x.swapaxes(0, 2 + axis)).swapaxes(0, 2 + axis)
     middle = (n - size) // (2 * c.period) * c.period
     # Where a tile starts, and which voxels of it are kept; up to the border for the last.

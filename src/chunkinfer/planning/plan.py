@@ -83,6 +83,8 @@ class Plan:
     """Its digest."""
     doubt: str | None
     """Why another network may have this digest; None where that cannot be."""
+    network_output: str | None
+    """Name or number of the network's output that is taken; None for the only one."""
     augmentation: str | None
     """Variants of each patch that are averaged, in words; None if there are none."""
     model_bytes: int
@@ -91,6 +93,8 @@ class Plan:
     """Memory and arithmetic of one batch."""
     reasons: tuple[str, ...]
     """Why the network cannot be tiled exactly; empty if it can."""
+    probed: bool
+    """Whether the context was found by running the network, so that it holds as far as that shows."""
     source_chunks: tuple[int, ...]
     """Voxels of the volume's chunks along the spatial axes."""
     source_shards: tuple[int, ...] | None
@@ -282,7 +286,8 @@ class Plan:
         if self.exact:
             how = "to round-off" if self.precision == "fp32" else f"to the round-off of {self.precision}"
             what = f"the network, {self.augmentation}," if self.augmentation else "the network"
-            return f"exact: equal to {what} on {self.meant} {how}"
+            shown = ", as far as probing shows" if self.probed else ""
+            return f"exact{shown}: equal to {what} on {self.meant} {how}"
         why = f" ({self.reasons[0]})" if self.reasons else ""
         if self.reduced:
             context = " x ".join(f"{max(pair)}" for pair in self.context) if self.context else "unbounded"

@@ -74,7 +74,8 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     better = f"; the best patch found computes {plan.best:.0%} of that" if plan.best < 0.99 else ""
     on_device = [("memory on the GPU", as_sum(plan.device_memory()))] if plan.device_memory() else []
     return [
-        ("model", f"{plan.model}, {plan.channels_in} -> {plan.network_channels} channels, digest {plan.digest[:12]}"),
+        ("model", f"{plan.model}, {plan.channels_in} -> {plan.network_channels} channels, "
+         + (f"output {plan.network_output}, " if plan.network_output else "") + f"digest {plan.digest[:12]}"),
         *([("not resumable", f'{plan.doubt}; infer(volume, model, version="v1") vouches')] if plan.doubt else []),
         *([("augmentation", plan.augmentation)] if plan.augmentation else []),
         ("verdict", plan.verdict),

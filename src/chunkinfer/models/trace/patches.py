@@ -75,7 +75,7 @@ def check_patches(
         return trace.reasons
     shapes = tuple(cut.patch for cut in cuts), tuple(cut.size for cut in cuts)
     failure: Exception | None = None
-    for subject in subjects(module, trace.channels_in, _dtype_of(module)):
+    for subject in subjects(module, trace.channels_in, _dtype_of(module), trace.pick):
         if not subject.is_free and max(map(prod, shapes)) > _REAL_VOXELS:
             return ()
         for at in shapes:

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
+from chunkinfer.errors import ModelError
+from chunkinfer.models.outputs import ONLY, Pick, first_line
+from chunkinfer.models.torch_models import picked
 from chunkinfer.models.trace.dependence import Reason
 from chunkinfer.models.trace.follow import Followed, follow
 from chunkinfer.models.trace.program import Program, Recorder
@@ -20,6 +22,10 @@ from chunkinfer.models.trace.program import Program, Recorder
 
 class NoMap(ValueError):
     """The network runs, and what it gives is not a map of its input."""
+
+    def __init__(self, found: tuple[int, ...], axes: int) -> None:
+        super().__init__(f"its output has shape {found} instead of (1, channels, {axes} spatial axes)")
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,12 @@ class Subject:
         Where it runs.
     channels, dtype
         The input's.
+    pick
+        Takes the output that counts.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device, channels: int, dtype: torch.dtype) -> None:
-        self.module, self.device, self.channels, self.dtype = module, device, channels, dtype
+    def __init__(self, module: nn.Module, device: torch.device, channels: int, dtype: torch.dtype, pick: Pick) -> None:
+        self.module, self.device, self.channels, self.dtype, self.pick = module, device, channels, dtype, pick
         self._running: list[str] = []
         if not isinstance(module, torch.jit.ScriptModule):
             for path, layer in module.named_modules():
@@ -68,11 +76,7 @@ class Subject:
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         self._running.clear()
-        y = self._call(x)
-        first = next((leaf for leaf in pytree.tree_leaves(y) if isinstance(leaf, torch.Tensor)), None)
-        if first is None:
-            raise TypeError(f"the network returned no tensor but {type(y).__name__}")
-        return first
+        return picked(self.pick, self._call(x))
 
     def _call(self, x: torch.Tensor) -> Any:
         if isinstance(self.module, torch.fx.GraphModule) and any(
@@ -85,15 +89,23 @@ class Subject:
         return torch.zeros((1, self.channels, *shape), dtype=self.dtype, device=self.device)
 
     def ran(self, shape: Sequence[int]) -> Ran | Exception:
-        """A run on an input of this spatial shape, or why there is none."""
+        """A run on an input of this spatial shape, or why there is none.
+
+        Raises
+        ------
+        ModelError
+            What it gives is no single tensor: that is so at any size.
+        """
         recorder = Recorder()
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
                 found = tuple(self._run(self._input(shape)).shape)
+        except ModelError:
+            raise
         except Exception as error:  # whatever the network raises on a size it does not take
             return error
         if len(found) != 2 + len(shape) or found[0] != 1 or 0 in found:
-            return NoMap(f"its output has shape {found} instead of (1, channels, {len(shape)} spatial axes)")
+            return NoMap(found, len(shape))
         return Ran(found, recorder.program)
 
     def difference(self, shape: Sequence[int], other: Sequence[int]) -> Reason | None:
@@ -123,15 +135,34 @@ class Subject:
             return follow(self._run, self._input(shape), lambda: self._running[-1] if self._running else "")
 
 
-def subjects(module: nn.Module, channels: int, dtype: torch.dtype) -> Iterator[Subject]:
-    """Copies of the network to try, the cheapest first: one without data, then a real one on the CPU."""
+def subjects(module: nn.Module, channels: int, dtype: torch.dtype, pick: Pick = ONLY) -> Iterator[Subject]:
+    """Copies of the network to try, the cheapest first: one without data, then a real one on the CPU.
+
+    Raises
+    ------
+    ModelError
+        It cannot be copied in either way.
+    """
+    failures: list[Exception] = []
     module = getattr(module, "_orig_mod", module)  # torch.compile wraps the module that it was given
-    for copied in (_meta_copy, _real_copy):
+    for copied in _COPIES:
         try:
             ours, device = copied(module)
-        except Exception:  # torch raises all kinds on modules that do not copy; then the next way serves
+        except Exception as error:  # torch raises all kinds on modules that do not copy; then the next way serves
+            failures.append(error)
             continue
-        yield Subject(ours, device, channels, dtype)
+        yield Subject(ours, device, channels, dtype, pick)
+    if len(failures) == len(_COPIES):
+        raise ModelError(
+            f"{name_of(module)} cannot be copied: {first_line(failures[-1])}",
+            "It holds what belongs to this process (a lock, an open file, a session, a generator), or a tensor that "
+            "another one was computed into; tracing it and sending it to workers need a copy.",
+            [
+                "leave that out of the module: make it when it is needed, or detach the tensor: "
+                "model.weight_map = model.weight_map.detach()",
+                "give it without its Python: infer(volume, torch.jit.trace(model, torch.zeros(1, 1, 32, 32, 32)))",
+            ],
+        ) from failures[-1]
 
 
 def _times(shape: Sequence[int]) -> str:
@@ -165,6 +196,9 @@ def _real_copy(module: nn.Module) -> tuple[nn.Module, torch.device]:
     if isinstance(module, torch.jit.ScriptModule):
         return _script_copy(module, cpu), cpu
     return copy.deepcopy(module).to(cpu), cpu
+
+
+_COPIES = (_meta_copy, _real_copy)
 
 
 def _script_copy(module: torch.jit.ScriptModule, device: torch.device) -> nn.Module:

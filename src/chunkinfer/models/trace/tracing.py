@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from chunkinfer.errors import ModelError
+from chunkinfer.errors import AmbiguousOutput, ModelError
 from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.models.outputs import ONLY, Pick
 from chunkinfer.models.trace.axis import AxisSearch
 from chunkinfer.models.trace.dependence import Reason
 from chunkinfer.models.trace.follow import Followed
+from chunkinfer.models.trace.heads import explained, stacked
+from chunkinfer.models.trace.signature import unsuitable
 from chunkinfer.models.trace.subject import NoMap, Ran, Subject, name_of, subjects
 from chunkinfer.models.verifying import Seen
 
@@ -45,6 +48,10 @@ class Trace:
     """Of a contract that is the network's own word (``tiling_contract``) and not traced: what real runs showed."""
     base: tuple[int, ...] = ()
     """Spatial shape at which it was traced first."""
+    pick: Pick = ONLY
+    """Which output was traced."""
+    probed: bool = False
+    """Whether it was found by running the network and not by following it: then it holds as far as that shows."""
 
     @property
     def exact(self) -> bool:
@@ -59,6 +66,7 @@ def trace(
     *,
     dtype: torch.dtype = torch.float32,
     size: Sequence[int] | None = None,
+    pick: Pick = ONLY,
 ) -> Trace:
     """Find out what a network reads around each output voxel, and which sizes it takes.
 
@@ -69,7 +77,7 @@ def trace(
     ----------
     module
         An ``nn.Module``, a ``torch.jit.ScriptModule``, or the ``module()`` of a ``torch.export`` program. It takes
-        ``(1, channels, *spatial)``; if it returns a tuple, list or dict, the first tensor in it counts.
+        ``(1, channels, *spatial)``.
     channels
         Input channels.
     ndim
@@ -78,19 +86,23 @@ def trace(
         The input's dtype.
     size
         A spatial shape that the network takes, for networks of a fixed size that differs between axes.
+    pick
+        Which of its outputs counts.
 
     Raises
     ------
+    AmbiguousOutput
+        It gives several outputs, and none was chosen.
     ModelError
         The network runs at none of many sizes, or takes another number of channels.
     """
     failure: Exception | None = None
-    for subject in subjects(module, channels, dtype):
+    for subject in subjects(module, channels, dtype, pick):
         start, error = _first_run(subject, ndim, size)
         if start is not None:
             return _traced(subject, start)
         failure = failure or error
-    raise _unrunnable(module, channels, ndim, dtype, size, failure)
+    raise _unrunnable(module, channels, ndim, dtype, size, failure) from failure
 
 
 def at_lengths(module: nn.Module, found: Trace, shape: Sequence[int], dtype: torch.dtype) -> Trace:
@@ -106,7 +118,9 @@ def at_lengths(module: nn.Module, found: Trace, shape: Sequence[int], dtype: tor
         Spatial voxels of the volume.
     """
     odd = [axis for axis, (c, n) in enumerate(zip(found.axes, shape, strict=True)) if not c.accepts(n)]
-    subject = next(s for s in subjects(module, found.channels_in, dtype) if isinstance(s.ran(found.base), Ran))
+    subject = next(
+        s for s in subjects(module, found.channels_in, dtype, found.pick) if isinstance(s.ran(found.base), Ran)
+    )
     start = subject.follow(found.base)
     axes = list(found.axes)
     for axis in odd:
@@ -129,7 +143,10 @@ def _first_run(subject: Subject, ndim: int, size: Sequence[int] | None) -> tuple
     error: Exception | None = None
     ran = maps_not = 0
     for shape in _starts(subject, ndim, size):
-        found = subject.ran(shape)
+        try:
+            found = subject.ran(shape)
+        except AmbiguousOutput as several:
+            raise explained(several, subject, shape) from several
         if isinstance(found, Exception):
             # What it says of its output tells more than why it did not run at another size.
             if error is None or (isinstance(found, NoMap) and not isinstance(error, NoMap)):
@@ -158,6 +175,8 @@ def _unrunnable(
     size: Sequence[int] | None,
     failure: Exception | None,
 ) -> ModelError:
+    if (problem := unsuitable(module)) is not None:
+        raise problem from failure
     expected = next((n for n in _expected_channels(module) if n != channels), None)
     if expected is not None:
         for subject in subjects(module, expected, dtype):
@@ -205,6 +224,17 @@ def _no_map(
     """The error of a network that runs and gives no map, with the layer that loses the axes where one is known."""
     subject = next(subjects(module, channels, dtype))
     shape = next((s for s in _starts(subject, ndim, size) if isinstance(subject.ran(s), NoMap)), None)
+    if shape is not None and _is_stack(failure.found, shape):
+        return stacked(name_of(module), failure.found, subject, shape)
+    if len(failure.found) == 1 + ndim:
+        return ModelError(
+            f"{name_of(module)} leaves out the axis of channels: {failure}.",
+            "It squeezes its only channel, or stores the number of the largest one.",
+            [
+                "put it back: infer(volume, torch.nn.Sequential(model, torch.nn.Unflatten(0, (-1, 1))))",
+                "or in forward: return result[:, None]; for classes, return the channels, and infer(..., argmax=True)",
+            ],
+        )
     reasons = subject.follow(shape).reasons if shape is not None else ()
     why = next((f" {reason}." for reason in reasons if "pool" in str(reason).lower()), "")
     return ModelError(
@@ -215,6 +245,11 @@ def _no_map(
             "wrap it: a module whose forward returns (n, channels, *space)",
         ],
     )
+
+
+def _is_stack(found: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether an output has the form (1, heads, channels, *spatial)."""
+    return len(found) == 3 + len(shape) and found[0] == 1 and all(n > 1 for n in found[3:])
 
 
 def _expected_channels(module: nn.Module) -> list[int]:
@@ -238,4 +273,5 @@ def _traced(subject: Subject, start: Followed) -> Trace:
         reasons,
         start.operations,
         base=start.input_shape,
+        pick=subject.pick,
     )

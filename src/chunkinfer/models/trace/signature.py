@@ -1,0 +1,50 @@
+"""What a module's forward takes: one tensor, or something that no volume is."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from chunkinfer.errors import ModelError
+from chunkinfer.models.outputs import wrapper
+from chunkinfer.models.trace.subject import name_of
+
+
+def unsuitable(module: nn.Module) -> ModelError | None:
+    """Why a module runs on no tensor at all, whatever its size; None where its signature is that of a network."""
+    name = name_of(module)
+    if getattr(type(module), "forward", None) is nn.Module.forward:
+        return ModelError(
+            f"{name} has no forward method: it holds layers, and does not run them.",
+            "It is a container, such as a ModuleList, or a part of a network that another part runs.",
+            ["run its layers in turn: infer(volume, torch.nn.Sequential(*model).eval())", wrapper("self.model.net(x)")],
+        )
+    _, *others = [*required_arguments(module)] or [""]
+    if not others:
+        return None
+    listed = ", ".join(others)
+    given = ", ".join(f"{other}=..." for other in others)
+    return ModelError(
+        f"The forward method of {name} needs more than a volume: {listed}.",
+        "A network is given patches of a volume, and nothing else.",
+        [
+            wrapper(f"self.model(x, {given})"),
+            "give the arguments a default in forward, if they have one value",
+        ],
+    )
+
+
+def required_arguments(module: nn.Module) -> list[str]:
+    """Names of the arguments without a default that a module's forward takes."""
+    if isinstance(module, torch.jit.ScriptModule):
+        arguments = cast(Any, module).forward.schema.arguments
+        return [a.name for a in arguments[1:] if not a.has_default_value()]  # the first is the module
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    try:
+        found = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # of a function that is not Python's
+        return []
+    return [p.name for p in found if p.default is p.empty and p.kind not in several]
