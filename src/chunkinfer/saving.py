@@ -48,6 +48,7 @@ from chunkinfer.storage import (
     Ledger,
     Source,
     create,
+    default_chunks,
     guess_format,
     holds,
     locate,
@@ -346,7 +347,9 @@ class _Saving:
         read = list(own)
         if isinstance(origin, Source) and (row := origin.row) is not None and shape[row] * itemsize <= ROW:
             read[row] = shape[row]
-        unit, block = copy_block(self.url, self.format, shape, self.volume.dims, itemsize, self.asked, read)
+        unit, block = copy_block(
+            self.url, self.format, shape, self.volume.dims, itemsize, self.asked, read, self._wanted()
+        )
         whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, shape, strict=True))
         # What lies in memory here travels once, not with each task; of what is stored, boxes of any kind are read.
         here = isinstance(origin, np.ndarray)
@@ -356,13 +359,23 @@ class _Saving:
 
     def _layout(self) -> dict[str, Any]:
         """Chunks, shards and encoding of the destination, checked against the blocks."""
-        layout = choose_layout(self.url, self.format, self.array.shape, self.volume.dims, self.block, self.asked)
+        layout = choose_layout(
+            self.url, self.format, self.array.shape, self.volume.dims, self.block, self.asked, self._wanted()
+        )
         return {
             "chunks": list(layout.chunks),
             "shards": list(layout.shards) if layout.shards else None,
             "encoding": self.asked.get("encoding"),
             "compression": self.asked.get("compression"),
         }
+
+    def _wanted(self) -> tuple[int, ...]:
+        """The chunks where any would do: those that a plan counted on, or what readers like."""
+        wanted = default_chunks(self.array.shape, self.volume.dims, self.volume.frame.voxel_size)
+        planned = self.networks[-1].about["planned"] if self.networks else {}
+        return tuple(
+            min(planned.get(d, w), n) for d, w, n in zip(self.volume.dims, wanted, self.array.shape, strict=True)
+        )
 
     def _count(self) -> int | None:
         """How many levels were asked for; None for as many as are useful."""

@@ -39,7 +39,7 @@ class Wishes:
     slots: int | None = None
     max_block_minutes: float | None = None
     calibrate: bool = False
-    halves: Sequence[bool] | None = None
+    halves: Sequence[int] | None = None
     """Of a patch that an earlier plan chose: axes that two patches share; see `exact_axis`."""
     activation: Any = None
     channels: Any = None
@@ -62,9 +62,10 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Stored:
-    """How the volume is stored: chunks and shards of its spatial axes, in voxels, channels of a chunk, and bytes of
-    decoded parts that a process keeps."""
+    """How the volume is stored: size of a voxel, in any unit, chunks and shards along its spatial axes, channels of a
+    chunk, and bytes of decoded parts that a process keeps."""
 
+    voxel_size: tuple[float, ...]
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
     channels: int = 1
