@@ -54,6 +54,7 @@ from chunkinfer.storage import (
     locate,
     open_destination,
     refuse_file,
+    write_unit,
 )
 from chunkinfer.storage.creating import rehearsed
 from chunkinfer.storage.erasing import check_room
@@ -213,6 +214,8 @@ class _Saving:
         self.stored = header = None if overwrite else self.ledger.header()
         if header is not None:
             self._adopt(header)
+        else:
+            self._recut()
         for misfit in filter(None, (p.open().misfit for p in self.networks)):
             raise misfit
         self.block = self._block()
@@ -262,6 +265,25 @@ class _Saving:
             if name not in self.asked:
                 stored_one = layout.get(name)
                 self.asked = {**self.asked, name: False if name == "shards" and not stored_one else stored_one}
+
+    def _recut(self) -> None:
+        """Let a network's blocks be whole chunks or shards of those that were asked for, where the caller left them
+        open: the same bits in other blocks."""
+        asked, mine = {k: v for k in ("chunks", "shards") if (v := self.asked.get(k))}, self.networks
+        if not asked or len(mine) != 1 or not mine[0].rebuild or self.array.name != mine[0].about["array"]:
+            return
+        shape, dims, chunks = self.array.shape, self.volume.dims, asked.get("chunks", self._wanted())
+        unit = write_unit(
+            self.url, format=self.format, shape=shape, dims=dims, chunks=chunks, shards=asked.get("shards")
+        )
+        settings = {
+            **mine[0].about["settings"],
+            "chunks": chunks[1:],
+            "shards": unit[1:] if "shards" in asked else None,
+        }
+        if "block" not in mine[0].about["asked"]:
+            settings["block"] = None
+        self.volume = Volume(**{**vars(self.volume), "array": mine[0].rebuild(settings)})
 
     def _compare(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         """Refuse a destination that another run made, showing what differs."""

@@ -236,8 +236,8 @@ class Planning:
         """Lattices, the best first, and the chunks of which blocks are whole numbers."""
         anything = (1,) * len(self.axes)
         search = self._exact(patch, block, budget) if self.overlap is None else self._blended(patch, block, budget)
-        free = search(anything)
-        found = aligned(self._rooms(patch, block), search, free)
+        free, unit = search(anything), self.wishes.shards or self.wishes.chunks
+        found = search(tuple(unit)) if unit else aligned(self._rooms(patch, block), search, free)
         return replace(found, freest=min(1.0, free.computed / found.computed))
 
     def _exact(
@@ -351,6 +351,13 @@ class Planning:
         lattice = found.lattices[0]
         return choose_block(lattice, self._bytes_per_voxel(), self.block, budget, self.kernels, found.chunks, most)
 
+    def _layout(self, lattice: PatchLattice, channels: int, block: Sequence[int], chunks: Sequence[int]) -> Layout:
+        """How `save` stores the output unless it is told otherwise."""
+        wishes = {"chunks": self.wishes.chunks, "shards": self.wishes.shards}
+        asked = {name: (channels, *sizes) for name, sizes in wishes.items() if sizes}
+        shape, dims = (channels, *lattice.output), ("c", *self.axes)
+        return choose_layout("plan.zarr", "zarr3", shape, dims, (channels, *block), asked, (channels, *chunks))
+
     def _plan_of(self, found: Found, batch: int, budget: Budget, engine: EngineChoice, most: float = inf) -> Plan:
         model, trace, wishes, lattice = self.model, self.trace, self.wishes, found.lattices[0]
         channels = self.output.channels_of(trace.channels_out)
@@ -394,7 +401,7 @@ class Planning:
             source_shards=self.stored.shards,
             source_channels=self.stored.channels,
             source_decoded=self.stored.decoded,
-            layout=_layout(lattice, self.axes, channels, blocks, found.chunks),
+            layout=self._layout(lattice, channels, blocks, found.chunks),
             slots=self.slots,
             limit=wishes.memory_bytes() or self.place.memory,
             device_limit=self.place.device_memory,
@@ -418,14 +425,6 @@ def _budget(memory: int | None, batch: int, kernels: int, slots: int, model: Mod
     # An exact patch takes what it can get and a block little; a blended patch is given, and large blocks save work.
     block = int(free / 2 / (slots + 2)) if blended else min(default.block, int(free / 4 / (slots + 2)))
     return Budget(max(activations, 1), max(block, 1))
-
-
-def _layout(
-    lattice: PatchLattice, axes: Sequence[str], channels: int, block: Sequence[int], chunks: Sequence[int]
-) -> Layout:
-    """How `save` stores the output unless it is told otherwise."""
-    shape, dims = (channels, *lattice.output), ("c", *axes)
-    return choose_layout("plan.zarr", "zarr3", shape, dims, (channels, *block), {}, (channels, *chunks))
 
 
 def _searched(

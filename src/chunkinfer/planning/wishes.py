@@ -41,6 +41,10 @@ class Wishes:
     calibrate: bool = False
     halves: Sequence[int] | None = None
     """Of a patch that an earlier plan chose: axes that two patches share; see `exact_axis`."""
+    chunks: Sequence[int] | None = None
+    """Of a destination that asks for them, along the spatial axes, in output voxels."""
+    shards: Sequence[int] | None = None
+    """Likewise; blocks are whole numbers of them."""
     activation: Any = None
     channels: Any = None
     argmax: bool = False
