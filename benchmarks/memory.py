@@ -37,6 +37,11 @@ CASES: list[dict[str, Any]] = [
     {"net": "valid", "shape": [176] * 3, "settings": {"patch": 80, "dtype": "float16"}},
     {"net": "normed", "shape": [128, 256, 256], "settings": {"patch": [32, 128, 128], "overlap": [8, 32, 32]}},
     {"net": "flat", "shape": [1024] * 2, "settings": {"patch": 512}},
+    {"net": "flat", "shape": [1400] * 2, "settings": {"memory": "1.5 GiB"}},
+    {"net": "plane", "shape": [6144] * 2, "settings": {"patch": 1026, "block": 2048}},
+    {"net": "plane", "shape": [6144] * 2, "settings": {"patch": 1026, "block": 2048, "dtype": "uint8"}},
+    {"net": "plane", "shape": [2048] * 2, "settings": {"patch": 514, "block": 1024}, "chunks": [3, 4, 4]},
+    {"net": "conv", "shape": [256] * 3, "settings": {"patch": 130, "block": 128}, "chunks": [1, 8, 8, 8]},
     *(
         {"net": net, "shape": shape, "settings": {"patch": patch, "engine": engine, "precision": precision}}
         for engine, precision in (
@@ -54,7 +59,7 @@ CASES: list[dict[str, Any]] = [
         )
     ),
 ]
-"""Networks, patches, blocks, dtypes, slots and engines."""
+"""Networks, patches, blocks, dtypes, slots, chunks and engines."""
 
 
 def network(name: str) -> Any:
@@ -65,6 +70,8 @@ def network(name: str) -> Any:
     torch.manual_seed(0)
     if name == "conv":
         return nn.Sequential(nn.Conv3d(1, 1, 3, padding=1), nn.Sigmoid()).eval()
+    if name == "plane":
+        return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Sigmoid()).eval()
     if name == "valid":
         widths = [1, 16, 32, 32, 8]
         convs = [nn.Sequential(nn.Conv3d(a, b, 5), nn.ReLU()) for a, b in pairwise(widths)]
@@ -121,8 +128,9 @@ def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         source[z : z + 64] = rng.integers(0, 255, part, dtype=np.uint8)
     volume, model = ci.open_volume(folder / "in.zarr"), network(case["net"])
     settings = {"precision_tolerance": 1.0, **case["settings"]}  # what random weights decide is chance
-    plan = ci.plan(volume, model, **settings)
-    report = ci.save(ci.infer(volume, model, **settings), folder / "out.zarr", progress=False)
+    chunks = case.get("chunks")
+    plan = ci.plan(volume, model, chunks=chunks and chunks[1:], **settings)
+    report = ci.save(ci.infer(volume, model, **settings), folder / "out.zarr", chunks=chunks, progress=False)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return {
         "patch": plan.lattice.patch,

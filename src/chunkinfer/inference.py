@@ -370,6 +370,7 @@ class _Inference:
             "model_file": self.model.path or getattr(self.model.origin, "url", None),
             "settings": settings,
             "zone": [a.zone for a in plan.lattice.axes] if plan.lattice.exact else None,
+            "planned": dict(zip(plan.axes, plan.layout.chunks[1:], strict=True)),
             "asked": list(plan.asked),
             "plan": str(plan),
             "verdict": plan.verdict,
@@ -548,7 +549,8 @@ def _stored(volume: Volume) -> Stored:
     if isinstance(origin, Source) and origin.shards != origin.chunks:
         shards = origin.shards[-space:]
     channels = whole[volume.dims.index("c")] if volume.channels else 1
-    return Stored(tuple(whole[-space:]), shards, channels, _decoded(origin))
+    voxel_size = tuple(volume.frame.voxel_size.get(d, 1.0) for d in volume.frame.space)
+    return Stored(voxel_size, tuple(whole[-space:]), shards, channels, _decoded(origin))
 
 
 def _decoded(origin: Any) -> int:

@@ -48,11 +48,13 @@ from chunkinfer.storage import (
     Ledger,
     Source,
     create,
+    default_chunks,
     guess_format,
     holds,
     locate,
     open_destination,
     refuse_file,
+    write_unit,
 )
 from chunkinfer.storage.creating import rehearsed
 from chunkinfer.storage.erasing import check_room
@@ -212,6 +214,8 @@ class _Saving:
         self.stored = header = None if overwrite else self.ledger.header()
         if header is not None:
             self._adopt(header)
+        else:
+            self._recut()
         for misfit in filter(None, (p.open().misfit for p in self.networks)):
             raise misfit
         self.block = self._block()
@@ -274,6 +278,25 @@ class _Saving:
                     ['start anew under one: save(infer(volume, model, version="v1"), url, overwrite=True)',
                      "store beside it: choose another URL"],
                 )  # fmt: skip
+
+    def _recut(self) -> None:
+        """Let a network's blocks be whole chunks or shards of those that were asked for, where the caller left them
+        open: the same bits in other blocks."""
+        asked, mine = {k: v for k in ("chunks", "shards") if (v := self.asked.get(k))}, self.networks
+        if not asked or len(mine) != 1 or not mine[0].rebuild or self.array.name != mine[0].about["array"]:
+            return
+        shape, dims, chunks = self.array.shape, self.volume.dims, asked.get("chunks", self._wanted())
+        unit = write_unit(
+            self.url, format=self.format, shape=shape, dims=dims, chunks=chunks, shards=asked.get("shards")
+        )
+        settings = {
+            **mine[0].about["settings"],
+            "chunks": chunks[1:],
+            "shards": unit[1:] if "shards" in asked else None,
+        }
+        if "block" not in mine[0].about["asked"]:
+            settings["block"] = None
+        self.volume = Volume(**{**vars(self.volume), "array": mine[0].rebuild(settings)})
 
     def _compare(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         """Refuse a destination that another run made, showing what differs."""
@@ -359,7 +382,9 @@ class _Saving:
         read = list(own)
         if isinstance(origin, Source) and (row := origin.row) is not None and shape[row] * itemsize <= ROW:
             read[row] = shape[row]
-        unit, block = copy_block(self.url, self.format, shape, self.volume.dims, itemsize, self.asked, read)
+        unit, block = copy_block(
+            self.url, self.format, shape, self.volume.dims, itemsize, self.asked, read, self._wanted()
+        )
         whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, shape, strict=True))
         # What lies in memory here travels once, not with each task; of what is stored, boxes of any kind are read.
         here = isinstance(origin, np.ndarray)
@@ -369,13 +394,23 @@ class _Saving:
 
     def _layout(self) -> dict[str, Any]:
         """Chunks, shards and encoding of the destination, checked against the blocks."""
-        layout = choose_layout(self.url, self.format, self.array.shape, self.volume.dims, self.block, self.asked)
+        layout = choose_layout(
+            self.url, self.format, self.array.shape, self.volume.dims, self.block, self.asked, self._wanted()
+        )
         return {
             "chunks": list(layout.chunks),
             "shards": list(layout.shards) if layout.shards else None,
             "encoding": self.asked.get("encoding"),
             "compression": self.asked.get("compression"),
         }
+
+    def _wanted(self) -> tuple[int, ...]:
+        """The chunks where any would do: those that a plan counted on, or what readers like."""
+        wanted = default_chunks(self.array.shape, self.volume.dims, self.volume.frame.voxel_size)
+        planned = self.networks[-1].about["planned"] if self.networks else {}
+        return tuple(
+            min(planned.get(d, w), n) for d, w, n in zip(self.volume.dims, wanted, self.array.shape, strict=True)
+        )
 
     def _count(self) -> int | None:
         """How many levels were asked for; None for as many as are useful."""

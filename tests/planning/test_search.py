@@ -13,7 +13,7 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer.geometry import AxisContract, BlockGrid, PatchLattice, blended_axis
-from chunkinfer.planning.search import STRIDES_PER_BLOCK, Budget, choose_block, most_patches
+from chunkinfer.planning.blocks import STRIDES_PER_BLOCK, Budget, choose_block, most_patches
 
 ANY_SIZE = AxisContract(1, Fraction(1), 0, 0, (0, 0), (0,), 1)
 
@@ -45,7 +45,7 @@ def test_no_kernel_computes_more_than_the_bound(lattice: PatchLattice, block: li
 def test_a_blended_block_lets_the_last_kernel_end_first(
     lattice: PatchLattice, kernels: int, voxels: int, most: int
 ) -> None:
-    chosen = choose_block(lattice, 2, 4, (None, None), Budget(block=8 * voxels), kernels, most)
+    chosen = choose_block(lattice, 8, (None, None), Budget(block=8 * voxels), kernels, (1, 1), most)
     options = [range(1, STRIDES_PER_BLOCK + 1)] * 2
     bounds = []
     for counts in product(*options):

@@ -9,6 +9,7 @@ from typing import Any
 HIDDEN = {
     "plan", "precision_check", "asked", "kernels", "slots", "array", "versions", "counts", "copied", "model_file",
     "doubt",
+    "planned",
 }  # fmt: skip
 """What headers hold beside the fingerprint: of the machine, of the call, or following from the rest."""
 

@@ -22,7 +22,7 @@ from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.inference import Settings
 from chunkinfer.kernel import resolve_device
 from chunkinfer.models.activations import activation_bytes, assumed_pass
-from chunkinfer.planning.search import Budget
+from chunkinfer.planning.blocks import Budget
 from chunkinfer.reports import Progress
 
 SCANNED = 8 << 30

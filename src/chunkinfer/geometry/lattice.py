@@ -55,10 +55,13 @@ class AxisLattice:
         return self.contract.stride
 
     @property
-    def halved(self) -> bool:
-        """Whether two patches share the axis with less context than three would need; see `exact_axis`."""
+    def halved(self) -> int:
+        """The clean zone of the first of two patches that share the axis with less context than three would need, True
+        where it is the least that does; False of any other axis. See `exact_axis`."""
         low = round_up(self.contract.low, self.contract.period)
-        return self.exact and len(self.starts) == 2 and self.step > self.patch - low - self.contract.high
+        if not self.exact or len(self.starts) != 2 or self.step <= self.patch - low - self.contract.high:
+            return False
+        return self.step == _halves(self.contract, self.padded, self.patch, low) or self.step
 
     @cached_property
     def output(self) -> int:
@@ -98,7 +101,7 @@ class AxisLattice:
         return self.starts[patches[0]], min(self.starts[patches[-1]] + self.patch, self.size)
 
 
-def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", halves: bool = False) -> AxisLattice:
+def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", halves: int = False) -> AxisLattice:
     """Patches whose clean zones tile the axis.
 
     Parameters
@@ -111,7 +114,8 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", ha
         Its name, for errors.
     halves
         Two patches where two suffice because each is flush with an end and needs context at its inner side only: larger
-        clean zones, which depend on the volume's size.
+        clean zones, which depend on the volume's size. True for the least that the first one may have, otherwise its
+        voxels.
 
     Raises
     ------
@@ -130,7 +134,8 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", ha
     low = round_up(contract.low, contract.period)
     step = (patch - low - contract.high) // contract.period * contract.period
     if halves:
-        step = max(step, _halves(contract, padded, patch, low))
+        least = _halves(contract, padded, patch, low)
+        step = max(step, halves if halves > 1 and 0 < least <= halves <= patch - contract.high else least)
     if step <= 0:
         least = contract.accepted_at_least(low + contract.high + contract.period)
         raise PlanError(

@@ -86,7 +86,8 @@ def program(
     Parameters
     ----------
     run
-        The network; it gives a tensor, or several in lists with their names. Its tensors stay as they are; what forward keeps in attributes is kept, so give a copy.
+        The network; it gives a tensor, or several in lists with their names. Its tensors stay as they are; what forward
+        keeps in attributes is kept, so give a copy.
     shape
         Of the input, (n, c, *space).
     dtype, device

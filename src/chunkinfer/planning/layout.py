@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log, prod
+from math import gcd, prod
 from typing import Any
 
 from chunkinfer.errors import PlanError
 from chunkinfer.geometry import round_up
+from chunkinfer.planning.aligning import nearest_divisor
 from chunkinfer.storage import write_unit
 
 ROW = 1 << 14
 """Bytes of a row of a flat file that a block takes as a whole: rows that follow each other are read in one run."""
-
-CHUNK = 64
-"""Voxels along each spatial axis of a chunk, about: what viewers and readers like to fetch."""
 
 COPY_BYTES = 64 << 20
 """Bytes of a block of an array without a network: at least so many where the array has them, at most twice."""
@@ -35,9 +33,15 @@ class Layout:
 
 
 def choose_layout(
-    url: Any, format: str, shape: Sequence[int], dims: Sequence[str], block: Sequence[int], asked: Mapping[str, Any]
+    url: Any,
+    format: str,
+    shape: Sequence[int],
+    dims: Sequence[str],
+    block: Sequence[int],
+    asked: Mapping[str, Any],
+    wanted: Sequence[int],
 ) -> Layout:
-    """Chunks that divide the block, near cubes of `CHUNK` voxels; for zarr3, the block as a shard.
+    """Chunks that divide the block, as near as can be to those that are wanted; for zarr3, the block as a shard.
 
     Parameters
     ----------
@@ -47,13 +51,15 @@ def choose_layout(
         What one task writes.
     asked
         ``chunks`` and ``shards`` where the caller gave them; ``shards=False`` for none.
+    wanted
+        The chunks where any would do, such as `default_chunks`.
 
     Raises
     ------
     PlanError
         A block is no whole number of the units asked for.
     """
-    chunks = tuple(asked.get("chunks") or _dividing_chunks(shape, dims, block))
+    chunks = tuple(asked.get("chunks") or _dividing_chunks(shape, dims, block, wanted))
     shards = asked.get("shards")
     if shards is None and format in ("zarr3", "ome-zarr"):
         shards = [round_up(min(b, n), c) for b, n, c in zip(block, shape, chunks, strict=True)]
@@ -87,13 +93,14 @@ def copy_block(
     itemsize: int,
     asked: Mapping[str, Any],
     source: Sequence[int],
+    wanted: Sequence[int],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The write unit of an output, and a block of whole units of about `COPY_BYTES`.
 
     It begins as a chunk of its source where that is whole units and not too large, and grows along the axis where it
     holds the fewest of them, so that few blocks read a chunk: sections are read by blocks that are wide.
     """
-    chunks = asked.get("chunks") or [min(CHUNK, n) if d in "zyx" else n for d, n in zip(dims, shape, strict=True)]
+    chunks = asked.get("chunks") or wanted
     shards = asked.get("shards") or None
     unit = write_unit(url, format=format, shape=shape, dims=dims, chunks=chunks, shards=shards)
     block = [min(u if c % u else c, n) for c, u, n in zip(source, unit, shape, strict=True)]
@@ -105,13 +112,16 @@ def copy_block(
     return unit, tuple(block)
 
 
-def _dividing_chunks(shape: Sequence[int], dims: Sequence[str], block: Sequence[int]) -> list[int]:
-    """Along each axis the divisor of the block nearest to what is wanted; any chunk divides a block that is all."""
+def _dividing_chunks(
+    shape: Sequence[int], dims: Sequence[str], block: Sequence[int], wanted: Sequence[int]
+) -> list[int]:
+    """Along each axis what is wanted if it divides the block, else the nearest divisor, the same along y and x; any
+    chunk divides a block that is all."""
+    cut = {d: b for d, n, b in zip(dims, shape, block, strict=True) if b < n}
+    alike = {d: max(w for e, w in zip(dims, wanted, strict=True) if e in "yx") for d in "yx"}
+    both = gcd(*(cut[d] for d in "yx" if d in cut))
     chunks = []
-    for d, n, b in zip(dims, shape, block, strict=True):
-        wanted = CHUNK if d in "zyx" else b
-        if b >= n:
-            chunks.append(max(1, min(wanted, n)))
-        else:
-            chunks.append(min((c for c in range(1, b + 1) if b % c == 0), key=lambda c: abs(log(c / wanted))))
+    for d, n, w in zip(dims, shape, wanted, strict=True):
+        whole, w = both if d in "yx" else cut.get(d, 0), alike.get(d, w)
+        chunks.append(max(1, min(n, nearest_divisor(whole, w) if whole % w else w)))
     return chunks

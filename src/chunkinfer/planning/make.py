@@ -13,7 +13,7 @@ import numpy as np
 from chunkinfer.engines import Setup
 from chunkinfer.engines.opening import AUTO, ENGINES, open_network, require
 from chunkinfer.errors import NotExact, PlanError
-from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis
+from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis, exact_axis
 from chunkinfer.kernel import (
     WINDOWS,
     Affine,
@@ -28,6 +28,8 @@ from chunkinfer.kernel import (
 )
 from chunkinfer.models import Model
 from chunkinfer.models.activations import model_pass
+from chunkinfer.planning.aligning import Found, Room, aligned
+from chunkinfer.planning.blocks import Budget, choose_block, most_patches
 from chunkinfer.planning.calibration import Calibration
 from chunkinfer.planning.engine_choice import EngineChoice, choose_engine, name_engine
 from chunkinfer.planning.exactness import confirm, not_exact, refuse_training
@@ -36,7 +38,7 @@ from chunkinfer.planning.layout import Layout, choose_layout
 from chunkinfer.planning.memory import KEPT, LARGEST_ENGINE, LIBRARIES, activation_share
 from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.precision import PrecisionCheck, check_precision
-from chunkinfer.planning.search import Budget, choose_blended_patch, choose_block, exact_lattices, most_patches
+from chunkinfer.planning.search import CONSIDERED, Network, choose_blended_patch, exact_lattices
 from chunkinfer.planning.wishes import (
     PADS,
     PRECISIONS,
@@ -50,6 +52,7 @@ from chunkinfer.planning.wishes import (
     result_dtype,
     tolerance,
 )
+from chunkinfer.storage import default_chunks
 from chunkinfer.storage.store import CACHE_BYTES
 
 if TYPE_CHECKING:
@@ -183,37 +186,39 @@ class Planning:
         open_choice = any(p is None for p in self.patch)
         found, budget = self._best_threads()
         nothing: tuple[None, ...] = (None,) * len(self.axes)
-        others = [] if open_choice and not any(self.block) else self._lattices(nothing, nothing, budget)
-        engine = self._engine(found[0])
+        others = None if open_choice and not any(self.block) else self._lattices(nothing, nothing, budget)
+        engine = self._engine(found.lattices[0])
         if self.wishes.calibrate:
-            made = self._calibrated(engine, found if open_choice else found[:1], others, budget)
+            kept = found if open_choice else replace(found, lattices=found.lattices[:1])
+            made = self._calibrated(engine, kept, others.lattices if others else [], budget)
         else:
-            made = self._plan_of(found[0], self.batch, budget, engine)
-            made = replace(made, best=min([1.0, *(computed(o) / computed(found[0]) for o in others[:1])]))
+            made = self._plan_of(found, self.batch, budget, engine)
+            made = replace(made, best=min(1.0, others.computed / found.computed) if others else 1.0)
         if self.reduced is None and self.overlap is None:
             confirm(self.model, self.trace, made.lattice)
         return made if self.precision == "fp32" else replace(made, check=self._checked(made))
 
-    def _best_threads(self) -> tuple[list[PatchLattice], Budget]:
+    def _best_threads(self) -> tuple[Found, Budget]:
         """As `_affordable`; where memory is given and threads are open, with fewer kernels of more threads each if the
         larger patches or blocks that then fit save enough."""
         if self.wishes.memory is None or self.wishes.threads is not None or self.place.device != "cpu":
             return self._affordable()
         (found, budget), threads = self._affordable(), 1
-        least = self._longest(found[0], budget)
+        least = self._longest(found, budget)
         for more in (t for t in range(2, cores() + 1) if cores() % t == 0):
             self._use_threads(more)
             other, other_budget = self._affordable()
-            if (longest := self._longest(other[0], other_budget) / more) < WORTH_THREADS * least:
+            if (longest := self._longest(other, other_budget) / more) < WORTH_THREADS * least:
                 found, budget, threads, least = other, other_budget, more, longest
         self._use_threads(threads)
         return found, budget
 
-    def _longest(self, lattice: PatchLattice, budget: Budget) -> float:
+    def _longest(self, found: Found, budget: Budget) -> float:
         """Patch voxels that the kernel which ends last may have to compute."""
-        return most_patches(lattice, self._block(lattice, budget), self.kernels) * prod(lattice.patch)
+        lattice = found.lattices[0]
+        return most_patches(lattice, self._block(found, budget), self.kernels) * prod(lattice.patch)
 
-    def _affordable(self) -> tuple[list[PatchLattice], Budget]:
+    def _affordable(self) -> tuple[Found, Budget]:
         """Lattices, the best first, that fit into the memory given, and the budget that they keep."""
         wishes, place = self.wishes, self.place
         budget = _budget(
@@ -226,19 +231,61 @@ class Planning:
         undecided = EngineChoice(LARGEST_ENGINE if self.asked_engine == AUTO else self.asked_engine, "")
         bounded = wishes.memory is not None or wishes.calibrate
         for _ in range(24):  # the budget is a guess, the plan's sum decides
-            if not bounded or self._plan_of(found[0], self.batch, budget, undecided).fits:
+            if not bounded or self._plan_of(found, self.batch, budget, undecided).fits:
                 break
             budget = Budget(max(1, int(0.9 * budget.activations)), max(1, int(0.9 * budget.block)))
             found = self._lattices(self.patch, self.block, budget)
         return found, budget
 
-    def _lattices(self, patch: Sequence[int | None], block: Sequence[int | None], budget: Budget) -> list[PatchLattice]:
-        if self.overlap is None:
-            share = activation_share(self.asked_engine, self.precision) if self.place.device == "cpu" else 1.0
-            return _exact_lattices(
-                self.model, self.trace, self.axes, self.shape, patch, block, self.halves, budget, share
-            )
-        return _blended_lattices(self.model, self.trace, self.axes, self.shape, patch, self.overlap)
+    def _lattices(self, patch: Sequence[int | None], block: Sequence[int | None], budget: Budget) -> Found:
+        """Lattices, the best first, and the chunks of which blocks are whole numbers."""
+        anything = (1,) * len(self.axes)
+        search = self._exact(patch, block, budget) if self.overlap is None else self._blended(patch, block, budget)
+        free, unit = search(anything), self.wishes.shards or self.wishes.chunks
+        found = search(tuple(unit)) if unit else aligned(self._rooms(patch, block), search, free)
+        return replace(found, freest=min(1.0, free.computed / found.computed))
+
+    def _exact(
+        self, patch: Sequence[int | None], block: Sequence[int | None], budget: Budget
+    ) -> Callable[[tuple[int, ...]], Found]:
+        """From chunks to lattices of clean zones."""
+        share = activation_share(self.asked_engine, self.precision) if self.place.device == "cpu" else 1.0
+        network = _searched(self.model, self.trace, self.axes, self.shape, share, self._bytes_per_voxel())
+        most = CONSIDERED if self.wishes.calibrate else 1
+        return lambda chunks: exact_lattices(network, patch, block, self.halves, budget, chunks, most)
+
+    def _blended(
+        self, patch: Sequence[int | None], block: Sequence[int | None], budget: Budget
+    ) -> Callable[[tuple[int, ...]], Found]:
+        """From chunks to lattices of overlapping patches, which are the same for all."""
+        lattices = _blended_lattices(self.model, self.trace, self.axes, self.shape, patch, self.overlap or ())
+        best, bytes_per_voxel = lattices[0], self._bytes_per_voxel()
+
+        def search(chunks: tuple[int, ...]) -> Found:
+            cut = choose_block(best, bytes_per_voxel, block, budget, self.kernels, chunks)
+            cost = most_patches(best, cut, self.kernels)
+            over = max(0.0, prod(cut) * bytes_per_voxel / budget.block - 1)
+            return Found(lattices, chunks, over, cost, int(most_patches(best, cut, 1)) * prod(best.patch))
+
+        return search
+
+    def _rooms(self, patch: Sequence[int | None], block: Sequence[int | None]) -> list[Room]:
+        """What the chunks of the output should be along each axis."""
+        contracts, output = (
+            self.trace.axes,
+            [c.output_size(n) for c, n in zip(self.trace.axes, self.shape, strict=True)],
+        )
+        size = {d: v * float(c.stride) for d, v, c in zip(self.axes, self.stored.voxel_size, contracts, strict=True)}
+        wanted, rooms = default_chunks(output, self.axes, size), []
+        for d, name in enumerate(self.axes):
+            p = None if self.overlap else patch[d]
+            zone = p and exact_axis(contracts[d], self.shape[d], p, name, self.halves[d]).zone
+            rooms.append(Room(name, output[d], wanted[d], block[d], zone))
+        return rooms
+
+    def _bytes_per_voxel(self) -> int:
+        """Of the output in the network's own type, all channels."""
+        return self.output.channels_of(self.trace.channels_out) * np.dtype(self.compute).itemsize
 
     def _engine(self, lattice: PatchLattice) -> EngineChoice:
         setup = self._setup(lattice, self.batch)
@@ -253,17 +300,16 @@ class Planning:
             known=lambda name: clocks[name].known(lattice, self.batch),
         )
 
-    def _calibrated(
-        self, engine: EngineChoice, found: list[PatchLattice], others: list[PatchLattice], budget: Budget
-    ) -> Plan:
+    def _calibrated(self, engine: EngineChoice, found: Found, others: list[PatchLattice], budget: Budget) -> Plan:
         clock, fixed = self._clock(engine.engine), self.wishes.batch is not None
-        lattice, batch, seconds = clock.fastest(found, self.batch, fixed=fixed)
+        lattice, batch, seconds = clock.fastest(found.lattices, self.batch, fixed=fixed)
         best = 1.0
         if others:
             other, other_batch, other_seconds = clock.fastest(others, batch, fixed=True)
             best = min(1.0, other_seconds * len(other) / other_batch / (seconds * len(lattice) / batch))
         minutes = self.wishes.max_block_minutes
-        made = self._plan_of(lattice, batch, budget, engine, inf if not minutes else 60 * minutes / seconds * batch)
+        most = inf if not minutes else 60 * minutes / seconds * batch
+        made = self._plan_of(replace(found, lattices=[lattice]), batch, budget, engine, most)
         return replace(made, best=best, speed=clock.speed(made, seconds, self.read))
 
     def _checked(self, plan: Plan) -> PrecisionCheck | None:
@@ -305,18 +351,24 @@ class Planning:
             return None
         return {"empty": self.empty, "fill": self.fill}
 
-    def _block(self, lattice: PatchLattice, budget: Budget, most: float = inf) -> tuple[int, ...]:
+    def _block(self, found: Found, budget: Budget, most: float = inf) -> tuple[int, ...]:
         """The block, of so many patches at most."""
-        channels, itemsize = self.output.channels_of(self.trace.channels_out), np.dtype(self.compute).itemsize
-        return choose_block(lattice, channels, itemsize, self.block, budget, self.kernels, most)
+        lattice = found.lattices[0]
+        return choose_block(lattice, self._bytes_per_voxel(), self.block, budget, self.kernels, found.chunks, most)
 
-    def _plan_of(
-        self, lattice: PatchLattice, batch: int, budget: Budget, engine: EngineChoice, most: float = inf
-    ) -> Plan:
-        model, trace, wishes = self.model, self.trace, self.wishes
+    def _layout(self, lattice: PatchLattice, channels: int, block: Sequence[int], chunks: Sequence[int]) -> Layout:
+        """How `save` stores the output unless it is told otherwise."""
+        wishes = {"chunks": self.wishes.chunks, "shards": self.wishes.shards}
+        asked = {name: (channels, *sizes) for name, sizes in wishes.items() if sizes}
+        shape, dims = (channels, *lattice.output), ("c", *self.axes)
+        return choose_layout("plan.zarr", "zarr3", shape, dims, (channels, *block), asked, (channels, *chunks))
+
+    def _plan_of(self, found: Found, batch: int, budget: Budget, engine: EngineChoice, most: float = inf) -> Plan:
+        model, trace, wishes, lattice = self.model, self.trace, self.wishes, found.lattices[0]
         channels = self.output.channels_of(trace.channels_out)
-        blocks = self._block(lattice, budget, most)
-        _check_block(lattice, blocks, self.axes)
+        blocks = self._block(found, budget, most)
+        if wishes.halves is None:  # else an earlier plan chose both
+            _check_block(lattice, self.patch, self.block, self.axes)
         return Plan(
             axes=self.axes,
             lattice=lattice,
@@ -358,22 +410,18 @@ class Planning:
             source_shards=self.stored.shards,
             source_channels=self.stored.channels,
             source_decoded=self.stored.decoded,
-            layout=_layout(lattice, self.axes, channels, blocks),
+            layout=self._layout(lattice, channels, blocks, found.chunks),
             slots=self.slots,
             limit=wishes.memory_bytes() or self.place.memory,
             device_limit=self.place.device_memory,
             best=1.0,
+            freest=found.freest,
             speed=None,
             max_block_minutes=wishes.max_block_minutes,
             workers=1,
             prices=None,
             asked=wishes.asked(),
         )
-
-
-def computed(lattice: PatchLattice) -> int:
-    """Patch voxels that a network sees on all patches: the model of the cost where nothing was measured."""
-    return len(lattice) * prod(lattice.patch)
 
 
 def _budget(memory: int | None, batch: int, kernels: int, slots: int, model: Model, blended: bool) -> Budget:
@@ -388,27 +436,13 @@ def _budget(memory: int | None, batch: int, kernels: int, slots: int, model: Mod
     return Budget(max(activations, 1), max(block, 1))
 
 
-def _layout(lattice: PatchLattice, axes: Sequence[str], channels: int, block: Sequence[int]) -> Layout:
-    """How `save` stores the output unless it is told otherwise."""
-    shape = (channels, *lattice.output)
-    return choose_layout("plan.zarr", "zarr3", shape, ("c", *axes), (channels, *block), {})
-
-
-def _exact_lattices(
-    model: Model,
-    trace: Trace,
-    axes: tuple[str, ...],
-    shape: Sequence[int],
-    patch: Sequence[int | None],
-    block: Sequence[int | None],
-    halves: Sequence[bool],
-    budget: Budget,
-    share: float,
-) -> list[PatchLattice]:
-    """Lattices of clean zones, those that compute least first, with what the caller gave kept."""
+def _searched(
+    model: Model, trace: Trace, axes: tuple[str, ...], shape: Sequence[int], share: float, output: int
+) -> Network:
+    """What a search knows of a network; ``share`` of torch's activations is what the engine takes."""
     probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in trace.axes]
     per_voxel = share * model_pass(model, trace, probe).tensors / prod(probe)
-    return exact_lattices(trace.axes, shape, axes, per_voxel, patch, block, halves, budget)
+    return Network(tuple(trace.axes), tuple(shape), axes, per_voxel, output)
 
 
 def _reduced(trace: Trace, halo: Sequence[int | None]) -> tuple[AxisContract, ...] | None:
@@ -470,12 +504,14 @@ def _check_output(contracts: Sequence[AxisContract], shape: Sequence[int], names
             )
 
 
-def _check_block(lattice: PatchLattice, block: Sequence[int], names: Sequence[str]) -> None:
-    """Exact blocks are whole zones, so that no patch runs twice."""
+def _check_block(
+    lattice: PatchLattice, patch: Sequence[int | None], block: Sequence[int | None], names: Sequence[str]
+) -> None:
+    """Where the caller gives both, exact blocks are whole zones, so that no patch runs twice."""
     if not lattice.exact:
         return
-    for name, axis, b in zip(names, lattice.axes, block, strict=True):
-        if b < axis.output and b % axis.zone:
+    for name, axis, p, b in zip(names, lattice.axes, patch, block, strict=True):
+        if p and b and b < axis.output and b % axis.zone:
             near = dict.fromkeys(n for n in (b // axis.zone * axis.zone, -(-b // axis.zone) * axis.zone) if n)
             raise PlanError(
                 f"A block of {b} voxels on axis {name} is not a multiple of the patch's clean zone, {axis.zone}.",

@@ -5,7 +5,7 @@ The constants were measured by ``benchmarks/memory.py``, on Linux with glibc's d
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,9 @@ of memory. The largest of four networks; a torch module of plain convolutions ta
 
 LARGEST_ENGINE = max(ENGINE_LIBRARIES, key=lambda engine: ENGINE_LIBRARIES[engine])
 
+PENDING_CHUNK = 2_700
+"""What tensorstore's transaction takes for a chunk beside its voxels: of tiny chunks, many times as much as these."""
+
 KEPT, KEPT_PER_SLOT = 100_000_000, 40_000_000
 """What the allocator holds between freed pieces, beside the small activations of each kernel; and more for each slot
 beyond the kernels and one."""
@@ -48,6 +51,7 @@ def host_terms(plan: Plan) -> Terms:
         (f"outputs of {held} block(s)", size_out * held),
         ("read cache", CACHE_BYTES + plan.source_decoded),
         ("a block as it is stored", size_out),
+        (f"chunks of {slots} block(s) on their way", PENDING_CHUNK * _chunks(plan) * slots),
         ("kept by the allocator", KEPT + KEPT_PER_SLOT * max(0, slots - kernels - 1)),
     ]
     if plan.device == "cuda":
@@ -81,6 +85,12 @@ def device_terms(plan: Plan) -> Terms:
         (f"sums of {plan.slots} block(s)", (sums or size_out) * plan.slots),
         (f"outputs of {plan.slots} block(s)", size_out * plan.slots),
     )
+
+
+def _chunks(plan: Plan) -> int:
+    """Chunks of the largest block, all of which are on their way to the store at a time."""
+    sizes = (plan.channels_out, *map(min, plan.block, plan.lattice.output))
+    return prod(ceil(n / chunk) for n, chunk in zip(sizes, plan.layout.chunks, strict=True))
 
 
 def block_bytes(plan: Plan) -> tuple[int, int, int]:

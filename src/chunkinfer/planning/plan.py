@@ -113,6 +113,8 @@ class Plan:
     """Bytes of memory of a worker's GPU; None on a CPU, or where nothing is known of it."""
     best: float
     """Patch voxels that the best patch found computes, as a fraction of what this one does; 1 if this is it."""
+    freest: float
+    """Patch voxels that the best choice of any blocks computes, as a fraction of what whole chunks make this one do."""
     speed: Speed | None
     """Measured on this machine; None before calibration."""
     max_block_minutes: float | None

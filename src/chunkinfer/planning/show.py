@@ -72,6 +72,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     traffic, voxels, out = plan.traffic, prod(plan.lattice.shape), prod(plan.lattice.output)
     volume = voxels * plan.channels_in * np.dtype(plan.dtype_in).itemsize
     better = f"; the best patch found computes {plan.best:.0%} of that" if plan.best < 0.99 else ""
+    whole = f"; whole chunks cost {1 / plan.freest - 1:.0%} of the work" if plan.freest < 0.995 else ""
     on_device = [("memory on the GPU", as_sum(plan.device_memory()))] if plan.device_memory() else []
     return [
         ("model", f"{plan.model}, {plan.channels_in} -> {plan.network_channels} channels, "
@@ -91,7 +92,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ("volume", f"{voxels:,} voxels, {human_bytes(volume)}"),
         ("output", f"{out:,} voxels x {plan.channels_out} channels, {human_bytes(traffic.written_bytes)}"),
         ("blocks", f"{len(plan.grid):,}, one task each, {plan.slots} in flight per process"),
-        ("patches", f"{plan.patches:,}, {plan.recompute:.2f} patch voxels per voxel of the volume{better}"),
+        ("patches", f"{plan.patches:,}, {plan.recompute:.2f} patch voxels per voxel of the volume{whole}{better}"),
         ("arithmetic", f"{plan.flops_per_voxel:,.0f} FLOP per output voxel, {plan.flops_per_voxel * out:.3g} in all"
          if plan.forward.flops else "not known: the network can only be called, and its memory is assumed"),
         ("reads", f"{human_bytes(traffic.read_bytes)} "

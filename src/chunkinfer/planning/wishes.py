@@ -44,8 +44,12 @@ class Wishes:
     slots: int | None = None
     max_block_minutes: float | None = None
     calibrate: bool = False
-    halves: Sequence[bool] | None = None
+    halves: Sequence[int] | None = None
     """Of a patch that an earlier plan chose: axes that two patches share; see `exact_axis`."""
+    chunks: Sequence[int] | None = None
+    """Of a destination that asks for them, along the spatial axes, in output voxels."""
+    shards: Sequence[int] | None = None
+    """Likewise; blocks are whole numbers of them."""
     activation: Any = None
     channels: Any = None
     argmax: bool = False
@@ -69,9 +73,10 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Stored:
-    """How the volume is stored: chunks and shards of its spatial axes, in voxels, channels of a chunk, and bytes of
-    decoded parts that a process keeps."""
+    """How the volume is stored: size of a voxel, in any unit, chunks and shards along its spatial axes, channels of a
+    chunk, and bytes of decoded parts that a process keeps."""
 
+    voxel_size: tuple[float, ...]
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
     channels: int = 1

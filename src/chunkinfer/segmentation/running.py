@@ -23,7 +23,7 @@ from chunkinfer.planning.layout import choose_layout
 from chunkinfer.reports import RunReport
 from chunkinfer.segmentation.fragments import Cut, Fragments, Seen
 from chunkinfer.segmentation.reducing import Down, Joins, Tree, Up
-from chunkinfer.storage import Destination, Files, Ledger, create, locate, open_destination
+from chunkinfer.storage import Destination, Files, Ledger, create, default_chunks, locate, open_destination
 from chunkinfer.storage.erasing import check_room
 from chunkinfer.storage.files import FOLDER, LEASE
 from chunkinfer.volume import Volume
@@ -129,7 +129,8 @@ class Passes:
         if files.read(begun) is None:  # else a run died before its pass began, and the array is its
             check_room(locate(url), self.overwrite)
             files.write(begun, b"")
-        layout = choose_layout(url, "zarr3", grid.shape, frame.space, [axis[0] for axis in grid.sizes], {})
+        wanted = default_chunks(grid.shape, frame.space, frame.voxel_size)
+        layout = choose_layout(url, "zarr3", grid.shape, frame.space, [axis[0] for axis in grid.sizes], {}, wanted)
         return create(
             url, format="zarr3", shape=grid.shape, dtype="uint32", dims=frame.space, chunks=layout.chunks,
             shards=layout.shards, voxel_size=frame.voxel_size, unit=frame.unit, offset=frame.origin,

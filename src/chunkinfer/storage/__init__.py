@@ -20,7 +20,8 @@ files, disk             small objects next to an output; whole files on a local 
 ======================  ==================================================================================
 """
 
-from chunkinfer.storage.creating import create, default_chunks, guess_format, open_destination, write_unit
+from chunkinfer.storage.chunk_shape import default_chunks
+from chunkinfer.storage.creating import create, guess_format, open_destination, write_unit
 from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.erasing import refuse_file
 from chunkinfer.storage.files import Files

@@ -12,7 +12,8 @@ from numpy.typing import DTypeLike
 
 from chunkinfer.errors import ChunkinferError, DestinationError
 from chunkinfer.storage import erasing, failures, n5_output, ome, precomputed, zarr
-from chunkinfer.storage.axes import ORDER, SPATIAL
+from chunkinfer.storage.axes import ORDER
+from chunkinfer.storage.chunk_shape import default_chunks
 from chunkinfer.storage.described import Request, unsupported
 from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.opening import DRIVERS, open_source
@@ -69,12 +70,6 @@ def guess_format(url: str | os.PathLike[str], format: str | None = None) -> str:
     return asked
 
 
-def default_chunks(shape: Sequence[int], dims: Sequence[str]) -> tuple[int, ...]:
-    """64 voxels per spatial axis, all channels, one time point."""
-    sizes = {"t": 1, **dict.fromkeys(SPATIAL, 64)}
-    return tuple(max(1, min(size, sizes.get(dim, size))) for dim, size in zip(dims, shape, strict=True))
-
-
 def write_unit(
     url: str | os.PathLike[str],
     *,
@@ -124,7 +119,7 @@ def create(
     shape, dtype, dims
         Voxels per axis, their type, and the axes out of ("t", "c", "z", "y", "x") in that order.
     chunks
-        Smallest readable unit; by default 64 voxels per spatial axis with all channels.
+        Smallest readable unit; by default those of :func:`default_chunks`.
     shards
         Chunks stored in one object; by default each chunk is one. See :func:`write_unit`.
     voxel_size, unit, offset
@@ -244,7 +239,7 @@ def _request(
     dims = tuple(dims)
     if dims != tuple(dim for dim in ORDER if dim in dims) or not len(dims) >= 2:
         raise unsupported("The axes of an output", dims, "two to five of ('t', 'c', 'z', 'y', 'x'), in that order")
-    chunks = default_chunks(shape, dims) if chunks is None else chunks
+    chunks = default_chunks(shape, dims, voxel_size) if chunks is None else chunks
     for what, values in {"shape": shape, "chunks": chunks, "shards": shards}.items():
         if values is not None and (
             len(values) != len(dims) or any(value != int(value) or value < 1 for value in values)
