@@ -24,6 +24,7 @@ from chunkinfer.blockwise import (
     origin_of,
     places_read,
     store_blocks,
+    waiting_at_most,
 )
 from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer, SourceNotFound
 from chunkinfer.events import Subscriber
@@ -77,6 +78,7 @@ def save(
     client: Any = None,
     progress: bool | None = None,
     events: Sequence[Subscriber] = (),
+    worker_timeout: float | str | None = None,
 ) -> RunReport:
     """Compute a lazy array and store it, block by block.
 
@@ -109,10 +111,14 @@ def save(
     client
         The `distributed.Client` to run on.
     progress
-        Show a progress bar; by default in terminals and notebooks.
+        Show a progress bar; by default one in terminals and notebooks, and elsewhere a line now and then on stderr.
     events
         Called with every `chunkinfer.events.Event` of the run: ``[JsonLines("run.jsonl"), Metrics(port=9100)]`` of
         `chunkinfer.watching`, or any function. They are called one after the other and should be quick.
+    worker_timeout
+        Pause when no worker was there for so long: seconds, or a text such as "10 minutes". By default what dask's
+        configuration says, ``chunkinfer.run.worker-timeout``, which holds for every verb that runs; without one the
+        run waits, and warns after a minute.
 
     Returns
     -------
@@ -132,12 +138,13 @@ def save(
     RunError
         Blocks failed after retries. All others are stored, and the same call resumes.
     RunPaused
-        Ctrl-C or SIGTERM: what had begun is stored, and the same call goes on. A second Ctrl-C stops at once.
+        Ctrl-C or SIGTERM, or no worker for ``worker_timeout``: what had begun is stored, and the same call goes on. A
+        second Ctrl-C stops at once.
     """
     asked = {"format": format, "chunks": chunks, "shards": shards, "encoding": encoding, "compression": compression}
     run = _Saving(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
     run.settle(overwrite)
-    with Lease(run.files) as lease:
+    with waiting_at_most(worker_timeout), Lease(run.files) as lease:
         run.open(overwrite)
         return run.run(client, progress, events, lease)
 
@@ -403,7 +410,6 @@ class _Saving:
             tasks=self._tasks(grid),
             slots=max((p.about["slots"] for p in self.networks), default=cores() + 1),
             whole=self._shares_upstream(),
-            anywhere=any(p.about["settings"].get("cpu_engine") for p in self.networks),
             plan=self.networks[0].about["plan"] if self.networks else "",
         )
         report = run(client, progress, subscribers, lease)

@@ -244,8 +244,8 @@ class _Run:
                 ["read the log of the workers", "take smaller patches: infer(volume, model, memory=...)"],
             )
         elif isinstance(error, DeviceError) and error.worker:
-            self.windows.banned.add(error.worker)
-            if self.workers.present - self.windows.banned:
+            self.workers.exclude(error.worker, error.what, self.events)
+            if self.workers.able:
                 self._put_back(block, self.again, str(error))
                 return
         elif not isinstance(error, CERTAIN) and block.failures < RETRIES:
