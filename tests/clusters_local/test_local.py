@@ -67,7 +67,7 @@ def two_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]
 
 
 def test_a_worker_per_gpu(two_gpus: LocalCluster) -> None:
-    assert type(two_gpus) is LocalCluster
+    assert isinstance(two_gpus, LocalCluster)
     assert two_gpus.scheduler_address.startswith("tls://127.0.0.1:")
     assert two_gpus.scheduler.allowed_failures == 5
     with Client(two_gpus) as client:

@@ -216,12 +216,13 @@ class _Run:
                 for block, record in zip(blocks, result if isinstance(result, list) else [result], strict=True):
                     yield Outcome(block.position, record, tries=block.attempt + 1)
             elif (error := _error_of(future)) is not None:
-                yield from self._failed(blocks, error)
+                yield from self._failed(blocks, error, future.key)
             elif not self.pausing:  # cancelled: by the loss of the scheduler, or by somebody else
                 for block in blocks:
                     self._put_back(block, self.again, "its task was cancelled")
         if finished:
             self.finished.append((now, finished))
+            self.windows.given_up = 0
 
     def _results(self, futures: list[Any]) -> dict[Any, Any]:
         """Key -> what the task returned; without those whose result was lost."""
@@ -240,7 +241,7 @@ class _Run:
         asking = partial(self.client.gather, futures, asynchronous=True)
         return list(self.client.sync(asking, callback_timeout=FETCH))
 
-    def _failed(self, blocks: list[Block], error: BaseException) -> Iterator[Outcome]:
+    def _failed(self, blocks: list[Block], error: BaseException, key: Any) -> Iterator[Outcome]:
         from distributed.scheduler import KilledWorker
 
         if len(blocks) > 1:  # which of them it was is seen when each runs alone
@@ -249,6 +250,9 @@ class _Run:
             return
         (block,) = blocks
         if isinstance(error, KilledWorker):
+            if error.task != key and self.windows.given_up < DEATHS:  # no fault of the block's
+                self._put_back(block, self.again, str(error))
+                return
             block.deaths += 1
             if block.deaths < DEATHS:
                 self._put_back(block, self.again if block.deaths == 1 else self.suspects, str(error))

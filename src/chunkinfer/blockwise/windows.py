@@ -70,6 +70,9 @@ class Windows:
         """Annotations of kernels, and of everything else."""
         self._graphs: dict[int, tuple[str, HighLevelGraph]] = {}
         self._held: dict[str, Any] = {}
+        self.given_up = 0
+        """Times that dask gave up a volume, network or destination that is held, because each worker that got it died;
+        since a block was last finished."""
 
     @property
     def hopeless(self) -> int:
@@ -107,6 +110,7 @@ class Windows:
         for payload in self._payloads:
             held = self._held.pop(payload.key, None)
             if held is None or held.status not in ("pending", "finished"):
+                self.given_up += held is not None and held.status == "error"
                 del held  # or the scheduler would give the old answer
                 held = self.client.submit(_keep, payload, key=payload.key, pure=False, **self.workers.where(False))
             self._held[payload.key] = held

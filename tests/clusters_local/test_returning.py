@@ -1,0 +1,89 @@
+"""Workers of a local cluster that die come back, however often they do."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import zarr
+from distributed import Client
+
+import chunkinfer as ci
+from clusters import PATIENCE, modules
+from probes import Watched, convolution
+
+KILLING = 45.0
+"""Seconds for which workers are killed: with dask's own cluster all were gone after that."""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two workers, each a process."""
+    monkeypatch.setenv("PYTHONPATH", modules())
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "100 ms"}),
+        ci.clusters.local(2, cores=1, slots=1, memory="1 GiB") as found,
+    ):
+        yield found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit, "it never came to pass"
+        time.sleep(0.1)
+
+
+def pids(cluster: Any) -> list[int]:
+    """Processes of workers that are there, starting ones too."""
+    processes = [nanny.process and nanny.process.process for nanny in list(cluster.workers.values())]
+    return [process.pid for process in processes if process and process.pid]
+
+
+@pytest.mark.slow
+def test_a_nanny_that_gave_up_is_replaced_and_one_that_is_late_is_not(cluster: Any) -> None:
+    first, second = cluster.workers.values()
+    with Client(cluster) as client:
+        os.kill(second.process.process.pid, signal.SIGKILL)  # dask would close its nanny after 100 ms
+        cluster.loop.add_callback(first.close)
+        until(lambda: first not in cluster.workers.values() and len(cluster.workers) == 2)
+        until(lambda: len(client.scheduler_info()["workers"]) == 2)
+        assert second in cluster.workers.values()
+        cluster.scale(1)
+        until(lambda: len(cluster.workers) == 1)
+        time.sleep(6)  # longer than between two looks
+        assert len(cluster.workers) == 1, "what was scaled down came back"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_outlives_workers_that_are_killed_every_few_seconds(cluster: Any, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1, 200, (96, 96, 96)).astype(np.uint8)
+    zarr.create_array(tmp_path / "volume.zarr", data=values, chunks=(16, 16, 16), dimension_names=["z", "y", "x"])
+    volume = ci.open_volume(tmp_path / "volume.zarr")
+    result = ci.infer(volume, Watched(tmp_path / "log", seconds=0.3), patch=18, block=16)
+    rng, kills = random.Random(0), 0
+    with Client(cluster, set_as_default=False) as client, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(ci.save, result, tmp_path / "out.zarr", client=client, progress=False)
+        end = time.monotonic() + KILLING
+        while time.monotonic() < end and not running.done():
+            time.sleep(rng.uniform(2, 5))
+            for pid in rng.sample(found, 1) if (found := pids(cluster)) else ():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
+        report = running.result(200)
+    assert kills >= 8
+    assert (report.computed, report.failed) == (216, [])
+    expected = ci.infer(volume, convolution(), patch=18, block=16).compute(scheduler="threads")
+    assert np.array_equal(ci.open_volume(tmp_path / "out.zarr").values, expected.values)
