@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = {
-    "plan", "precision_check", "asked", "kernels", "slots", "array", "versions", "counts", "copied", "model_file"
+    "plan", "precision_check", "asked", "kernels", "slots", "array", "versions", "counts", "copied", "model_file",
+    "overwrote",
 }  # fmt: skip
 """What headers hold beside the fingerprint: of the machine, of the call, or following from the rest."""
 
