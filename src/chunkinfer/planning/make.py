@@ -28,11 +28,13 @@ from chunkinfer.kernel import (
 )
 from chunkinfer.models import Model
 from chunkinfer.models.activations import model_pass
+from chunkinfer.planning import engine_choice, speed
 from chunkinfer.planning.calibration import Calibration
 from chunkinfer.planning.engine_choice import EngineChoice, choose_engine, name_engine
 from chunkinfer.planning.exactness import confirm, not_exact, refuse_training
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.planning.layout import Layout, choose_layout
+from chunkinfer.planning.measuring import Measuring
 from chunkinfer.planning.memory import KEPT, LARGEST_ENGINE, LIBRARIES, activation_share
 from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.precision import PrecisionCheck, check_precision
@@ -53,6 +55,9 @@ from chunkinfer.storage.store import CACHE_BYTES
 
 if TYPE_CHECKING:
     from chunkinfer.models.trace import Trace
+
+ENGINES_SHARE = 0.5
+"""Of the time that calibration takes, what may go into the choice of an engine."""
 
 WORTH_THREADS = 0.85
 """More threads a kernel are taken where they leave at most this share of the work: several kernels of few threads use
@@ -179,9 +184,10 @@ class Planning:
         found, budget = self._best_threads()
         nothing: tuple[None, ...] = (None,) * len(self.axes)
         others = [] if open_choice and not any(self.block) else self._lattices(nothing, nothing, budget)
-        engine = self._engine(found[0])
+        time = Measuring(speed.SECONDS if self.wishes.calibrate else engine_choice.SECONDS)
+        engine = self._engine(found[0], time.first(ENGINES_SHARE) if self.wishes.calibrate else time)
         if self.wishes.calibrate:
-            made = self._calibrated(engine, found if open_choice else found[:1], others, budget)
+            made = self._calibrated(engine, found if open_choice else found[:1], others, budget, time)
         else:
             made = self._plan_of(found[0], self.batch, budget, engine)
             made = replace(made, best=min([1.0, *(computed(o) / computed(found[0]) for o in others[:1])]))
@@ -235,23 +241,29 @@ class Planning:
             )
         return _blended_lattices(self.model, self.trace, self.axes, self.shape, patch, self.overlap)
 
-    def _engine(self, lattice: PatchLattice) -> EngineChoice:
+    def _engine(self, lattice: PatchLattice, time: Measuring) -> EngineChoice:
         setup = self._setup(lattice, self.batch)
         if self.cpu_engine:
             require(self.cpu_engine, self.model, replace(setup, device="cpu", precision="fp32"))
-        clocks = {name: self._clock(name) for name in ENGINES}
+        clocks = {name: self._clock(name, time) for name in ENGINES}
         return choose_engine(
             self.asked_engine,
             self.model,
             setup,
             seconds=lambda name: clocks[name].batch_seconds(lattice, self.batch),
             known=lambda name: clocks[name].known(lattice, self.batch),
+            time=time,
         )
 
     def _calibrated(
-        self, engine: EngineChoice, found: list[PatchLattice], others: list[PatchLattice], budget: Budget
+        self,
+        engine: EngineChoice,
+        found: list[PatchLattice],
+        others: list[PatchLattice],
+        budget: Budget,
+        time: Measuring,
     ) -> Plan:
-        clock, fixed = self._clock(engine.engine), self.wishes.batch is not None
+        clock, fixed = self._clock(engine.engine, time), self.wishes.batch is not None
         lattice, batch, seconds = clock.fastest(found, self.batch, fixed=fixed)
         best = 1.0
         if others:
@@ -280,8 +292,8 @@ class Planning:
 
     # ---- what the steps are made of -----------------------------------------------------------------------------
 
-    def _clock(self, engine: str) -> Calibration:
-        return Calibration(self._job, self._setup, self.model, engine, self.dtype_in)
+    def _clock(self, engine: str, time: Measuring) -> Calibration:
+        return Calibration(self._job, self._setup, self.model, engine, self.dtype_in, time)
 
     def _setup(self, lattice: PatchLattice, batch: int) -> Setup:
         patch = (batch, self.trace.channels_in, *lattice.patch)
