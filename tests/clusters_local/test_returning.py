@@ -22,6 +22,7 @@ import zarr
 from distributed import Client
 
 import chunkinfer as ci
+from chunkinfer.events import WORKER_LOST, Event
 from chunkinfer.planning import layout
 from clusters import PATIENCE, modules
 
@@ -101,3 +102,29 @@ def test_a_run_outlives_workers_that_are_killed_every_few_seconds(
     assert kills >= 8
     assert (report.computed, report.failed) == (report.blocks, [])
     assert np.array_equal(ci.open_volume(tmp_path / "out.zarr").values, 2 * values)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dask_ended_for_its_memory_is_told_so(
+    cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once: the second try finds a file, and takes less."""
+    flag, told = tmp_path / "tried", list[Event]()
+
+    def greedy(block: Any) -> Any:
+        if not flag.exists():
+            flag.touch()
+            held = np.ones(1100 << 20, np.uint8)
+            time.sleep(60)
+            return block + held[0]
+        return 2 * block
+
+    array = da.map_blocks(
+        greedy, da.ones((8, 8, 8), dtype=np.uint8), dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
+    )
+    with Client(cluster, set_as_default=False) as client:
+        ci.save(array, tmp_path / "out.zarr", client=client, progress=False, events=[told.append])
+    whys = [event.facts["why"] for event in told if event.kind == WORKER_LOST]
+    assert any(why.startswith("dask ended it because it used") and why.endswith(" of 1.00 GiB") for why in whys), whys
+    assert "dask ended it because it used" in caplog.text
+    assert (ci.open_volume(tmp_path / "out.zarr").values == 2).all()

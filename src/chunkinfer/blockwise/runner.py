@@ -260,7 +260,8 @@ class _Run:
             error = RunError(
                 f"The workers that ran this block died, {DEATHS} times {error.allowed_failures + 1} in a row, the last "
                 "ones when nothing else ran.",
-                "It takes more memory than a worker has, or its network crashes the process.",
+                "It takes more memory than a worker has, or its network crashes the process."
+                + (f" Of one is known that {self.workers.ended}." if self.workers.ended else ""),
                 ["read the log of the workers", "take smaller patches: infer(volume, model, memory=...)"],
             )
         elif isinstance(error, DeviceError) and error.worker:

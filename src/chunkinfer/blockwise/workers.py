@@ -108,6 +108,8 @@ class Workers:
         self._checked: set[str] = set()
         self._looked = -inf
         self._last, self._lost = "", 0
+        self.ended = ""
+        """Why dask ended a worker, the last time that it told."""
         self._absence = _Absence()
 
     def look(self, events: Events) -> None:
@@ -135,6 +137,7 @@ class Workers:
         why = self._killed(lost)
         for address in sorted(lost):
             self._last, self._lost = address, self._lost + 1
+            self.ended = why.get(address, self.ended)
             events.tell(WORKER_LOST, worker=address, why=why.get(address, ""))
         self._known, self.present = known, set(known)
         if self.needs_device and not self.annotation and any(_gpus(worker) for worker in known.values()):
