@@ -19,6 +19,11 @@ PATIENCE = 60.0
 """Seconds until a process that should answer counts as dead; the machine may be busy."""
 
 
+def modules() -> str:
+    """PYTHONPATH for processes that need the tests' networks, in front of what this process was told."""
+    return os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 class Cluster:
     """A scheduler process and the worker processes that were started.
 
@@ -45,7 +50,7 @@ class Cluster:
         named = ("--resources", resources) if resources else ()
         return self._start(
             "worker", self.address, "--nanny" if nanny else "--no-nanny", "--nthreads", threads, "--memory-limit", "0",
-            "--local-directory", self.folder, *named, PYTHONPATH=str(TESTS), **(environment or {}),
+            "--local-directory", self.folder, *named, **{"PYTHONPATH": modules(), **(environment or {})},
         )  # fmt: skip
 
     def restart_scheduler(self) -> None:

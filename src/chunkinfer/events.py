@@ -6,7 +6,8 @@
     window sent      blocks                             retry           block, tries, why
     block done       block, box, voxels, bytes, tries,  block failed    block, box, tries, error
                      seconds of each stage, engine      block slow      block, seconds
-    worker came      worker                             worker lost     worker
+    worker came      worker                             worker lost     worker, why (where dask tells)
+    worker unfit     worker, why, used                  workers awaited awaited, seconds, last, lost, history, advice
 
 A block's reading, computing and writing are one task, so they are told together, with the seconds of each.
 """
@@ -21,9 +22,13 @@ from typing import Any
 RUN_STARTED, RUN_ENDED = "run started", "run ended"
 WINDOW_SENT = "window sent"
 BLOCK_DONE, BLOCK_FAILED, BLOCK_SLOW, RETRY = "block done", "block failed", "block slow", "retry"
-WORKER_CAME, WORKER_LOST = "worker came", "worker lost"
+WORKER_CAME, WORKER_LOST, WORKER_UNFIT = "worker came", "worker lost", "worker unfit"
+WORKERS_AWAITED = "workers awaited"
 
-KINDS = (RUN_STARTED, WINDOW_SENT, BLOCK_DONE, RETRY, BLOCK_SLOW, BLOCK_FAILED, WORKER_CAME, WORKER_LOST, RUN_ENDED)
+KINDS = (
+    RUN_STARTED, WINDOW_SENT, BLOCK_DONE, RETRY, BLOCK_SLOW, BLOCK_FAILED, WORKER_CAME, WORKER_LOST, WORKER_UNFIT,
+    WORKERS_AWAITED, RUN_ENDED,
+)  # fmt: skip
 """Every kind of event."""
 
 

@@ -19,7 +19,6 @@ from chunkinfer.blockwise import (
     Network,
     Payload,
     Reader,
-    Workers,
     active_client,
     check_reads,
     infer_exchanging,
@@ -30,6 +29,7 @@ from chunkinfer.blockwise import (
 )
 from chunkinfer.blockwise.checks import blocks_to_check
 from chunkinfer.blockwise.derived import Derived
+from chunkinfer.blockwise.placement import workers_of
 from chunkinfer.errors import ChunkinferError, DeviceError, ModelError, SourceError, VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize, scaled
@@ -389,6 +389,7 @@ class _Inference:
             task,
             about,
             rebuild=lambda s: self.settled(s).lazy(),
+            needs_device=plan.cpu_engine is None,
         )
         if self.exchange:
             return infer_exchanging(volume.array, volume.channels, network, plan.halo, f"infer-{token}")
@@ -567,7 +568,7 @@ def _check_device(plan: Plan) -> None:
     if plan.device != "cuda" or torch.cuda.is_available():
         return
     client = active_client()
-    if client is not None and Workers(client).annotation:
+    if client is not None and any(w["resources"].get("GPU") for w in workers_of(client).values()):
         return
     raise DeviceError(
         'device="cuda", and there is no CUDA device here and no dask worker that declares GPU.',

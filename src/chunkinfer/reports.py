@@ -1,15 +1,14 @@
-"""What a run says while it goes and when it ends."""
+"""What a run says when it ends."""
 
 from __future__ import annotations
 
 import platform
-import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from chunkinfer import notebooks
-from chunkinfer.events import BLOCK_DONE, BLOCK_FAILED, BLOCK_SLOW, RETRY, WORKER_CAME, WORKER_LOST, Event
+from chunkinfer.events import BLOCK_DONE, BLOCK_FAILED, BLOCK_SLOW, RETRY, WORKER_LOST, Event
 
 
 @dataclass
@@ -117,49 +116,6 @@ class RunReport:
 
     def _repr_html_(self) -> str:
         return notebooks.facts(self._rows())
-
-
-class Progress:
-    """A progress bar in voxels, with blocks beside it; in terminals and notebooks unless told otherwise."""
-
-    def __init__(self, voxels: int, blocks: int, show: bool | None) -> None:
-        if show is None:
-            show = "ipykernel" in sys.modules or sys.stderr.isatty()
-        self._bar: Any = None
-        self._blocks, self._done, self._failed = blocks, 0, 0
-        self._workers, self._waiting = 0, False
-        if show and blocks:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=voxels, unit="voxel", unit_scale=True, dynamic_ncols=True)
-            self._describe()
-
-    def told(self, event: Event) -> None:
-        """Show what happened; a subscriber of the run's events."""
-        self._failed += event.kind == BLOCK_FAILED
-        self._workers += (event.kind == WORKER_CAME) - (event.kind == WORKER_LOST)
-        self._waiting = self._workers == 0
-        if event.kind == BLOCK_DONE:
-            self.advance(event.facts["voxels"])
-        else:
-            self._describe()
-
-    def advance(self, voxels: int) -> None:
-        """A block is done."""
-        self._done += 1
-        self._describe()
-        if self._bar is not None:
-            self._bar.update(voxels)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _describe(self) -> None:
-        if self._bar is not None:
-            failed = f", {self._failed} failed" if self._failed else ""
-            waiting = ", waiting for workers" if self._waiting else ""
-            self._bar.set_description(f"{self._done}/{self._blocks} blocks{failed}{waiting}", refresh=self._waiting)
 
 
 def versions() -> dict[str, str]:

@@ -16,8 +16,9 @@ from chunkinfer.blockwise import Interrupts, Lease, Windows, client_for, run_blo
 from chunkinfer.errors import RunError, RunPaused
 from chunkinfer.events import BLOCK_DONE, BLOCK_FAILED, RUN_ENDED, RUN_STARTED, Events, Subscriber
 from chunkinfer.geometry import BlockGrid
-from chunkinfer.reports import Progress, RunReport
+from chunkinfer.reports import RunReport
 from chunkinfer.storage import Entry, Ledger
+from chunkinfer.watching.progress import Progress
 
 LEDGER_SECONDS = 0.5
 """Finished blocks are recorded this often; a crash loses no more than what was not."""
@@ -39,8 +40,6 @@ class Run:
     """Blocks in flight where there is no client."""
     whole: bool = False
     """Whether blocks share tasks that are dear to run twice."""
-    anywhere: bool = False
-    """Whether workers without a GPU take part where others declare one."""
     plan: str = ""
     """For the report."""
 
@@ -54,7 +53,7 @@ class Run:
         RunError
             Blocks failed after retries. All others are stored.
         RunPaused
-            Ctrl-C or SIGTERM: what had begun is stored.
+            Ctrl-C or SIGTERM: what had begun is stored. Or no worker was there for as long as ``worker_timeout``.
         """
         grid = self.grid
         finished = self.ledger.done(len(grid))
@@ -72,10 +71,13 @@ class Run:
                 events.tell(RUN_STARTED, run=lease.run, url=report.url, blocks=len(grid), todo=todo, voxels=voxels)
                 if todo:
                     self._run_blocks(missing, client, events, interrupts, lease, failures)
+            except RunPaused:  # nobody was there to compute
+                report.paused = True
+                raise
             finally:
                 bar.close()
                 report.seconds = time.perf_counter() - start
-                report.paused = interrupts.paused and report.computed + len(failures) < todo
+                report.paused |= interrupts.paused and report.computed + len(failures) < todo
                 report.failed.sort()
                 if lease.held:  # or what lies there is another run's
                     self.ledger.failed({i: _first_line(error) for i, error in failures.items()})
@@ -121,7 +123,7 @@ class Run:
             recorded = time.perf_counter()
 
         with client_for(client, self.slots) as active:
-            windows = Windows(self.tasks, self.grid, active, self.whole, self.anywhere)
+            windows = Windows(self.tasks, self.grid, active, self.whole)
             try:
                 for outcome in run_blocks(windows, missing, events, paused=paused, flush=record):
                     box = self.grid.box(self.grid.unravel(outcome.position))

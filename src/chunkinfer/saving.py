@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
@@ -24,6 +25,7 @@ from chunkinfer.blockwise import (
     origin_of,
     places_read,
     store_blocks,
+    waiting_at_most,
 )
 from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer, SourceNotFound
 from chunkinfer.events import Subscriber
@@ -61,6 +63,11 @@ from chunkinfer.storage.erasing import check_room
 from chunkinfer.storage.levels import open_image
 from chunkinfer.volume import Volume, as_volume, describe_source
 
+logger = logging.getLogger("chunkinfer")
+
+OVERWRITING = "overwriting"
+"""Name of the file beside an output that says that a call with ``overwrite=True`` began it, and did not end yet."""
+
 LEVELLED = ("precomputed", "ome-zarr", "ome-zarr-0.4")
 """Formats that hold coarser levels."""
 
@@ -79,6 +86,7 @@ def save(
     client: Any = None,
     progress: bool | None = None,
     events: Sequence[Subscriber] = (),
+    worker_timeout: float | str | None = None,
 ) -> RunReport:
     """Compute a lazy array and store it, block by block.
 
@@ -107,14 +115,19 @@ def save(
         Compute coarser levels too, as `pyramid` does: True for as many as make the image as small as a chunk, or their
         number. Those that a block holds whole chunks of are made while it is in memory. For precomputed and OME-Zarr.
     overwrite
-        Delete what is stored there and start anew.
+        Delete what is stored there and start anew. Where the same call with ``overwrite=True`` began what is there, and
+        was killed or paused before its end, it goes on with that; a warning says so.
     client
         The `distributed.Client` to run on.
     progress
-        Show a progress bar; by default in terminals and notebooks.
+        Show a progress bar; by default one in terminals and notebooks, and elsewhere a line now and then on stderr.
     events
         Called with every `chunkinfer.events.Event` of the run: ``[JsonLines("run.jsonl"), Metrics(port=9100)]`` of
         `chunkinfer.watching`, or any function. They are called one after the other and should be quick.
+    worker_timeout
+        Pause when no worker was there for so long: seconds, or a text such as "10 minutes". By default what dask's
+        configuration says, ``chunkinfer.run.worker-timeout``, which holds for every verb that runs; without one the
+        run waits, and warns after a minute.
 
     Returns
     -------
@@ -134,12 +147,13 @@ def save(
     RunError
         Blocks failed after retries. All others are stored, and the same call resumes.
     RunPaused
-        Ctrl-C or SIGTERM: what had begun is stored, and the same call goes on. A second Ctrl-C stops at once.
+        Ctrl-C or SIGTERM, or no worker for ``worker_timeout``: what had begun is stored, and the same call goes on. A
+        second Ctrl-C stops at once.
     """
     asked = {"format": format, "chunks": chunks, "shards": shards, "encoding": encoding, "compression": compression}
     run = _Saving(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
     run.settle(overwrite)
-    with Lease(run.files) as lease:
+    with waiting_at_most(worker_timeout), Lease(run.files) as lease:
         run.open(overwrite)
         return run.run(client, progress, events, lease)
 
@@ -157,7 +171,7 @@ def check_save(array: Any, url: Any, *, pyramid: bool | int = False, overwrite: 
         ``format``, ``chunks``, ``shards``, ``encoding``, ``compression``.
     """
     run = _Saving(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
-    run.settle(overwrite=True)  # looks at no ledger
+    run.settle_anew()
     rehearsed(url, **run.wanted(run.layout))
     if overwrite or run.ledger.header() is None:
         check_room(locate(url), overwrite)
@@ -189,6 +203,8 @@ class _Saving:
                 ["save(array, 'image.ome.zarr', pyramid=True)", "save(array, 'image.precomputed', pyramid=True)"],
             )
         refuse_file(locate(url))
+        self.stored: Mapping[str, Any] | None = None
+        """Header of the run that this one goes on with."""
         self.files = Files(_plain(url))
         self.ledger = Ledger(self.files)
         if any(holds(locate(url), place) for place in places_read(volume.array)):
@@ -211,7 +227,20 @@ class _Saving:
 
     def settle(self, overwrite: bool) -> None:
         """Find out whether this run starts anew or goes on, and refuse what cannot work; writes nothing."""
-        self.stored = header = None if overwrite else self.ledger.header()
+        self.stored = None if overwrite else self.ledger.header()
+        self.settle_anew()
+        if overwrite and self._began(found := self.ledger.header()):
+            self.stored = found
+
+    def _began(self, found: Mapping[str, Any] | None) -> bool:
+        """Whether this same call began what is stored, by overwriting what was there before, and did not end."""
+        if found is None or not found.get("overwrote") or differences(found, self.header):
+            return False
+        return self.files.read(OVERWRITING) is not None
+
+    def settle_anew(self) -> None:
+        """As `settle`, for a run that goes on with ``stored``, or with nothing."""
+        header = self.stored
         if header is not None:
             self._adopt(header)
         else:
@@ -231,11 +260,16 @@ class _Saving:
 
     def open(self, overwrite: bool) -> None:
         """Open the destination, or make it; nobody else writes it at this time."""
-        if not overwrite and self.ledger.header() != self.stored:
+        if (not overwrite or self.stored is not None) and self.ledger.header() != self.stored:
             self.settle(overwrite)  # another run began, or even ended, before this one got the lease
         if self.stored is not None:
             try:
                 self.destination = open_destination(f"{self.format}://{_plain(self.url)}")
+                if overwrite:
+                    logger.warning(
+                        "chunkinfer: %s was begun by this same call, which goes on there. To start from nothing: "
+                        "chunkinfer delete %s", _plain(self.url), _plain(self.url),
+                    )  # fmt: skip
                 return
             except SourceNotFound:
                 # The array was deleted: what the ledger lists is forgotten before another one looks finished.
@@ -246,7 +280,10 @@ class _Saving:
             write_plan(image, self.pyramid)
             for number, level in enumerate(self.pyramid.levels[: self.pyramid.with_finest], 1):
                 image.prepare(number, level)
+        self.header["overwrote"] = overwrite
         self.ledger.begin(self.header)
+        if overwrite:
+            self.files.write(OVERWRITING, b"")
 
     def _adopt(self, header: Mapping[str, Any]) -> None:
         """Take over what the earlier run settled and this call leaves open."""
@@ -451,7 +488,6 @@ class _Saving:
             tasks=self._tasks(grid),
             slots=max((p.about["slots"] for p in self.networks), default=cores() + 1),
             whole=self._shares_upstream(),
-            anywhere=any(p.about["settings"].get("cpu_engine") for p in self.networks),
             plan=self.networks[0].about["plan"] if self.networks else "",
         )
         report = run(client, progress, subscribers, lease)
@@ -461,6 +497,8 @@ class _Saving:
             count = None if self.pyramid is not None else self._count()
             plan = settle(image, count, "auto", None, overwrite=False)
             build(image, plan, lease, client, progress, subscribers)
+        if self.header.get("overwrote") or (self.stored or {}).get("overwrote"):
+            self.files.delete(OVERWRITING)
         return report
 
     def _tasks(self, grid: BlockGrid) -> Any:

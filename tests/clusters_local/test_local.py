@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster, Security
 
 import chunkinfer as ci
 from chunkinfer.errors import ClusterError
-from clusters import TESTS
+from clusters import modules
 from probes import Watched, events
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not see this file
@@ -58,7 +58,7 @@ def two_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]
         import dask
 
         patch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-        patch.setenv("PYTHONPATH", str(TESTS))
+        patch.setenv("PYTHONPATH", modules())
         with (
             dask.config.set({"chunkinfer.security.folder": str(tmp_path_factory.mktemp("tls"))}),
             ci.clusters.local(security=True, memory="1 GiB", lifetime="1h", lifetime_stagger="5m") as cluster,
@@ -67,7 +67,7 @@ def two_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]
 
 
 def test_a_worker_per_gpu(two_gpus: LocalCluster) -> None:
-    assert type(two_gpus) is LocalCluster
+    assert isinstance(two_gpus, LocalCluster)
     assert two_gpus.scheduler_address.startswith("tls://127.0.0.1:")
     assert two_gpus.scheduler.allowed_failures == 5
     with Client(two_gpus) as client:

@@ -19,7 +19,7 @@ from distributed import Client
 import chunkinfer as ci
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.storage import Files, Ledger
-from clusters import PATIENCE, TESTS, Cluster
+from clusters import PATIENCE, Cluster, modules
 from probes import Watched, events
 
 Start = Callable[..., Cluster]
@@ -62,7 +62,7 @@ class Run:
         self.arguments = [volume, str(self.output), str(self.log), scheduler]
 
     def start(self) -> subprocess.Popen[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": modules()}
         command = [sys.executable, "-c", RUN, *self.arguments]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 

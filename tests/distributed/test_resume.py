@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import SettingsDiffer
+from chunkinfer.events import BLOCK_DONE, Event
 from probes import Watched, convolution, events
 
 Stored = Callable[..., str]
@@ -40,6 +42,44 @@ def test_settings_that_are_left_out_are_adopted(stored: Stored, tmp_path: Path) 
     assert anew.skipped == 0
     assert anew.computed == anew.blocks
     assert len(events(log)) > ran
+
+
+@pytest.mark.parametrize("pyramid", [False, 1])
+def test_a_call_that_overwrites_goes_on_with_what_it_began(
+    stored: Stored, tmp_path: Path, caplog: pytest.LogCaptureFixture, pyramid: int
+) -> None:
+    """Killed before its end; once it ended, or with other settings, it starts anew."""
+    output = tmp_path / "out.ome.zarr"
+    volume, net = ci.open_volume(stored(64, 64, 64)), convolution()
+    result = ci.infer(volume, net, patch=18, block=16)
+    done: list[Event] = []
+
+    def kill(event: Event) -> None:
+        done.extend([event] * (event.kind == BLOCK_DONE))
+        if len(done) == 5:
+            raise KeyboardInterrupt
+
+    def save(result: Any = result, **how: Any) -> Any:
+        return ci.save(result, output, chunks=(1, 16, 16, 16), pyramid=pyramid, progress=False, **how)
+
+    ci.save(volume, output, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        save(overwrite=True, events=[kill])
+    caplog.clear()
+    report = save(overwrite=True)
+    assert report.skipped >= 1
+    assert report.skipped + report.computed == report.blocks == 64
+    assert f"chunkinfer delete {output}" in caplog.text
+    assert np.array_equal(ci.open_volume(output).values, result.compute(scheduler="threads").values)
+    if pyramid:
+        assert ci.open_volume(output, level=1).shape == (1, 32, 32, 32)
+    assert save(overwrite=True).skipped == 0
+    done.clear()
+    with pytest.raises(KeyboardInterrupt):
+        save(overwrite=True, events=[kill])
+    other = ci.infer(volume, net, patch=18, block=16, fill=1, mask=volume > 100)
+    assert save(other, overwrite=True).skipped == 0
+    assert np.array_equal(ci.open_volume(output).values, other.compute(scheduler="threads").values)
 
 
 def test_blocks_that_are_missing_are_computed_with_the_adopted_settings(stored: Stored, tmp_path: Path) -> None:

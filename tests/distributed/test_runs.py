@@ -21,7 +21,7 @@ import chunkinfer as ci
 from chunkinfer.errors import RunError
 from chunkinfer.events import BLOCK_DONE, KINDS, RETRY, RUN_ENDED, RUN_STARTED, WINDOW_SENT, WORKER_CAME, Event
 from chunkinfer.storage import Files, Ledger
-from clusters import PATIENCE, TESTS, Cluster
+from clusters import PATIENCE, Cluster, modules
 from probes import Deadly, Watched, break_the_driver, convolution, events
 
 Start = Callable[..., Cluster]
@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 
 def started(volume: str, output: Path, log: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": modules()}
     command = [sys.executable, "-c", RUN, volume, str(output), str(log)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

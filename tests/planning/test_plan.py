@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import product
 from math import ceil, prod
@@ -266,6 +267,38 @@ def test_kernels_are_timed_together() -> None:
 def test_a_failing_kernel_is_not_timed() -> None:
     with pytest.raises(ZeroDivisionError):
         time_kernels(lambda: 1 / 0, 3, 1)
+
+
+def test_a_call_that_takes_longer_than_there_is_time_counts_itself() -> None:
+    calls: list[float] = []
+
+    def call() -> None:
+        calls.append(time.perf_counter())
+        time.sleep(0.05)
+
+    assert time_kernels(call, 1, 2, lambda: 0.0) >= 0.05
+    assert len(calls) == 1
+
+
+@pytest.mark.slow
+def test_measuring_ends_in_time_and_says_what_it_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Engines and patches share one stretch of time: here it is over when the first engine was measured."""
+    monkeypatch.setattr("chunkinfer.planning.measuring.QUIET", 0.0)
+    net: Any = nn.Conv3d(1, 1, 3, padding=1).eval()
+    volume = np.zeros((96, 96, 96), np.float32)
+    started = time.perf_counter()
+    whole = ci.plan(volume, net, engine="auto", calibrate=True)
+    assert time.perf_counter() - started < 60
+    assert "chunkinfer: measuring torch: patches" in capsys.readouterr().err
+    assert "compile not (not tried: of 30 s" in whole.engine_why
+    monkeypatch.setattr("chunkinfer.planning.speed.SECONDS", 0.0)
+    net = nn.Conv3d(1, 1, 5, padding=2).eval()
+    none = ci.plan(volume, net, engine="auto", calibrate=True)
+    assert none.engine == "torch"
+    assert "openvino not (not tried: of 0 s 0 were left)" in none.engine_why
+    assert "there was no time to measure" in str(none)
 
 
 @pytest.mark.parametrize(

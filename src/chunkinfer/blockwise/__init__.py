@@ -6,11 +6,12 @@ from chunkinfer.blockwise.interrupts import Interrupts
 from chunkinfer.blockwise.lease import Lease
 from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.payload import Payload, networks_of
-from chunkinfer.blockwise.placement import Workers, active_client, client_for, room_of
+from chunkinfer.blockwise.placement import active_client, client_for, room_of
 from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of, places_read
 from chunkinfer.blockwise.runner import Outcome, run_blocks
 from chunkinfer.blockwise.storing import Store, checksum, copy_blocks, store_blocks
 from chunkinfer.blockwise.windows import Windows
+from chunkinfer.blockwise.workers import Workers, waiting_at_most
 
 __all__ = [
     "Interrupts",
@@ -39,4 +40,5 @@ __all__ = [
     "room_of",
     "run_blocks",
     "store_blocks",
+    "waiting_at_most",
 ]

@@ -10,6 +10,7 @@ HIDDEN = {
     "plan", "precision_check", "asked", "kernels", "slots", "array", "versions", "counts", "copied", "model_file",
     "doubt",
     "planned",
+    "overwrote",
 }  # fmt: skip
 """What headers hold beside the fingerprint: of the machine, of the call, or following from the rest."""
 

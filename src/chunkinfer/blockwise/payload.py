@@ -38,6 +38,8 @@ class Payload:
         Plain facts for fingerprints and reports.
     rebuild
         Makes the same lazy array with other settings; stays in the process that made it.
+    needs_device
+        Whether tasks that use it run on a device that workers declare (a GPU), where any worker declares one.
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class Payload:
         value: Any,
         about: Mapping[str, Any] | None = None,
         rebuild: Callable[[Mapping[str, Any]], Any] | None = None,
+        needs_device: bool = False,
     ) -> None:
         self.key = key
         self.about = dict(about or {})
         self.rebuild = rebuild
+        self.needs_device = needs_device
         self._value, self._data = value, b""
         self._stays = False
 
@@ -70,16 +74,14 @@ class Payload:
     def staying(self) -> Payload:
         """The same for workers that are threads of this process: while it lives, only its key is pickled, so that a
         volume in memory is not copied."""
-        payload = Payload(self.key, self.open(), self.about)
+        payload = Payload(self.key, self.open(), self.about, needs_device=self.needs_device)
         payload._stays = True
         _staying[self.key] = payload
         return payload
 
     def __getstate__(self) -> dict[str, Any]:
         data = self._data if self._value is None or self._stays else cloudpickle.dumps(self._value)
-        return {
-            "key": self.key, "about": self.about, "rebuild": None, "_stays": False, "_value": None, "_data": data
-        }  # fmt: skip
+        return {**vars(self), "rebuild": None, "_stays": False, "_value": None, "_data": data}
 
     def __dask_tokenize__(self) -> str:
         return self.key

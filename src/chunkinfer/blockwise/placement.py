@@ -1,19 +1,16 @@
-"""Where tasks run: the client, its workers, and the GPUs that they declare."""
+"""Where tasks run: the client, and what its scheduler knows of workers."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from math import inf
 from typing import Any
 
-from chunkinfer.events import WORKER_CAME, WORKER_LOST, Events
 from chunkinfer.kernel.device import SLOTS_PER_GPU
 
-LOOK_EVERY = 1.0
-"""Seconds between looks at the workers; longer where there are hundreds."""
+ANSWER = 30.0
+"""Seconds in which a scheduler says who is there."""
 
 LOOPBACK = "127.0.0.1:0"
 """A free port that other machines do not reach."""
@@ -72,68 +69,9 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
     """
     if client.scheduler is None:
         raise OSError("the client is not connected")
-    workers: dict[str, dict[str, Any]] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER)
+    workers: dict[str, dict[str, Any]] = identity["workers"]
     return workers
-
-
-class Workers:
-    """The workers of a client, looked at every so often.
-
-    Parameters
-    ----------
-    client
-        Of the cluster.
-    anywhere
-        Whether workers without a GPU take part where others declare one.
-    """
-
-    def __init__(self, client: Any, anywhere: bool = False) -> None:
-        self.client, self.anywhere = client, anywhere
-        self.present: set[str] = set()
-        """Addresses."""
-        self.annotation: dict[str, Any] = {}
-        """Of a kernel's task: a slot of a GPU where workers that are present declare any. Without such a worker there
-        is none: an annotated task would wait for ever."""
-        self.slots = 1
-        """Tasks that can run at a time."""
-        self._looked = -inf
-        self.look(Events())
-
-    def look(self, events: Events) -> None:
-        """Ask the scheduler who is there, unless that was just asked; tells who came and who left."""
-        if time.monotonic() - self._looked < LOOK_EVERY * (1 + len(self.present) / 100):
-            return
-        self._looked = time.monotonic()
-        try:
-            workers = workers_of(self.client)
-        except OSError:  # the client reconnects; until then nobody comes or leaves
-            return
-        for address in sorted(workers.keys() - self.present):
-            events.tell(WORKER_CAME, worker=address)
-        for address in sorted(self.present - workers.keys()):
-            events.tell(WORKER_LOST, worker=address)
-        self.present = set(workers)
-        if (
-            not self.anywhere
-            and not self.annotation
-            and any(w.get("resources", {}).get("GPU") for w in workers.values())
-        ):
-            self.annotation = {"resources": {"GPU": 1 / SLOTS_PER_GPU}}
-        self.slots = max(1, sum(self._slots(worker) for worker in workers.values()))
-
-    def wait(self, events: Events, given_up: Callable[[], bool]) -> None:
-        """Wait for the first worker: what it declares decides where kernels go."""
-        self.present, self._looked = set(), -inf
-        self.look(events)
-        while not self.present and not given_up() and self.client.status != "closed":
-            time.sleep(0.1)
-            self.look(events)
-
-    def _slots(self, worker: Mapping[str, Any]) -> int:
-        threads = int(worker["nthreads"])
-        if not self.annotation:
-            return threads
-        return min(threads, int(float(worker.get("resources", {}).get("GPU", 0)) * SLOTS_PER_GPU))
 
 
 def room_of(client: Any, device: str) -> tuple[int | None, int | None]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -38,6 +40,9 @@ ENDED = "finished", "error", "cancelled"
 
 TICK = 0.5
 """Seconds between looks at what no finished block tells: workers, a pause, a scheduler that is gone."""
+
+FETCH = 10.0
+"""Seconds in which results, some bytes each, arrive: those that don't are asked for again."""
 
 TOGETHER = 0.1
 """Seconds for which results of quick blocks are collected before they are asked for."""
@@ -198,33 +203,45 @@ class _Run:
 
     def _settled(self, ready: Sequence[Any]) -> Iterator[Outcome]:
         """Outcomes of futures that ended; those to be tried again are put back."""
-        done = [f for f in ready if f.status == "finished"]
-        results = dict(zip((f.key for f in done), self._gathered(done), strict=True))
+        results = self._results([f for f in ready if f.status == "finished"])
         now, finished = time.monotonic(), 0
         for future in ready:
+            if future.key not in results and future.status not in ("error", "cancelled"):
+                continue  # it was lost with its worker, and is computed again
             _, blocks = self.running.pop(future.key)
-            result = results.get(future.key, _error_of(future))
-            if isinstance(result, BaseException):
-                yield from self._failed(blocks, result)
-            elif future.key in results:
+            if future.key in results:
+                result = results[future.key]
                 finished += len(blocks)
                 self.turnarounds.append(now - blocks[0].sent)
                 for block, record in zip(blocks, result if isinstance(result, list) else [result], strict=True):
                     yield Outcome(block.position, record, tries=block.attempt + 1)
+            elif (error := _error_of(future)) is not None:
+                yield from self._failed(blocks, error, future.key)
             elif not self.pausing:  # cancelled: by the loss of the scheduler, or by somebody else
                 for block in blocks:
                     self._put_back(block, self.again, "its task was cancelled")
         if finished:
             self.finished.append((now, finished))
+            self.windows.given_up = 0
+
+    def _results(self, futures: list[Any]) -> dict[Any, Any]:
+        """Key -> what the task returned; without those whose result was lost."""
+        try:
+            return dict(zip((f.key for f in futures), self._gathered(futures), strict=True))
+        except Exception:  # of one of them: the others by themselves
+            found = {}
+            for future in futures:
+                if future.status == "finished":
+                    with suppress(Exception):
+                        (found[future.key],) = self._gathered([future])
+            return found
 
     def _gathered(self, futures: list[Any]) -> list[Any]:
-        """What tasks returned; the error where a result was lost and could not be computed again."""
-        try:
-            return list(self.client.gather(futures))
-        except Exception:
-            return [_result_or_error(future) for future in futures]
+        """What tasks returned. dask would wait for lost results to be computed again, without workers for ever."""
+        asking = partial(self.client.gather, futures, asynchronous=True)
+        return list(self.client.sync(asking, callback_timeout=FETCH))
 
-    def _failed(self, blocks: list[Block], error: BaseException) -> Iterator[Outcome]:
+    def _failed(self, blocks: list[Block], error: BaseException, key: Any) -> Iterator[Outcome]:
         from distributed.scheduler import KilledWorker
 
         if len(blocks) > 1:  # which of them it was is seen when each runs alone
@@ -233,6 +250,9 @@ class _Run:
             return
         (block,) = blocks
         if isinstance(error, KilledWorker):
+            if error.task != key and self.windows.given_up < DEATHS:  # no fault of the block's
+                self._put_back(block, self.again, str(error))
+                return
             block.deaths += 1
             if block.deaths < DEATHS:
                 self._put_back(block, self.again if block.deaths == 1 else self.suspects, str(error))
@@ -240,12 +260,13 @@ class _Run:
             error = RunError(
                 f"The workers that ran this block died, {DEATHS} times {error.allowed_failures + 1} in a row, the last "
                 "ones when nothing else ran.",
-                "It takes more memory than a worker has, or its network crashes the process.",
+                "It takes more memory than a worker has, or its network crashes the process."
+                + (f" Of one is known that {self.workers.ended}." if self.workers.ended else ""),
                 ["read the log of the workers", "take smaller patches: infer(volume, model, memory=...)"],
             )
         elif isinstance(error, DeviceError) and error.worker:
-            self.windows.banned.add(error.worker)
-            if self.workers.present - self.windows.banned:
+            self.workers.exclude(error.worker, error.what, self.events)
+            if self.workers.able:
                 self._put_back(block, self.again, str(error))
                 return
         elif not isinstance(error, CERTAIN) and block.failures < RETRIES:
@@ -292,13 +313,6 @@ class _Run:
             if block.sent < late and not block.told:
                 block.told = True
                 self.events.tell(BLOCK_SLOW, block=block.position, seconds=time.monotonic() - block.sent)
-
-
-def _result_or_error(future: Any) -> Any:
-    try:
-        return future.result()
-    except Exception as error:
-        return error
 
 
 def _error_of(future: Any) -> BaseException | None:

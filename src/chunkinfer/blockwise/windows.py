@@ -9,16 +9,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any
 
 import dask
 import dask.array as da
 from dask._task_spec import Task, TaskRef
-from dask.blockwise import optimize_blockwise
+from dask.blockwise import Blockwise, optimize_blockwise
 from dask.highlevelgraph import HighLevelGraph
 
 from chunkinfer.blockwise.payload import Payload, payloads_of, values_of
-from chunkinfer.blockwise.placement import Workers
+from chunkinfer.blockwise.workers import Workers
 from chunkinfer.geometry import BlockGrid
 
 
@@ -52,8 +53,6 @@ class Windows:
         Of the cluster.
     whole
         Submit everything at once: for graphs whose blocks share upstream tasks that are dear to compute twice.
-    anywhere
-        Whether workers without a GPU take part where others declare one.
     """
 
     def __init__(
@@ -62,16 +61,18 @@ class Windows:
         grid: BlockGrid,
         client: Any,
         whole: bool = False,
-        anywhere: bool = False,
     ) -> None:
         self.make, self.grid, self.client, self.whole = make, grid, client, whole
-        self.workers = Workers(client, anywhere)
-        self.banned: set[str] = set()
-        """Workers that declare a device and lack it."""
-        self._where: dict[str, Any] = {}
+        self._payloads = payloads_of(make("").dask)
+        self.needs_device = any(payload.needs_device for payload in self._payloads)
+        self.workers = Workers(client, self.needs_device)
+        self._where: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+        """Annotations of kernels, and of everything else."""
         self._graphs: dict[int, tuple[str, HighLevelGraph]] = {}
         self._held: dict[str, Any] = {}
-        self._payloads = payloads_of(make("").dask)
+        self.given_up = 0
+        """Times that dask gave up a volume, network or destination that is held, because each worker that got it died;
+        since a block was last finished."""
 
     @property
     def hopeless(self) -> int:
@@ -80,13 +81,12 @@ class Windows:
 
     def graph(self, attempt: int) -> tuple[str, HighLevelGraph]:
         """Name and fused graph of all blocks for the n-th attempt, without the payloads that are held as tasks."""
-        if self._where != (where := self._annotation()):
+        if self._where != (where := (self.workers.where(True), self.workers.where(False))):
             self._where = where
             self._graphs.clear()
         if attempt not in self._graphs:
             array = self.make(f"-{attempt}" if attempt else "")
-            layers = {name: self._annotated(name, layer) for name, layer in array.dask.layers.items()}
-            graph = HighLevelGraph(layers, array.dask.dependencies)
+            graph = HighLevelGraph(self._annotated(array.dask), array.dask.dependencies)
             # Of the keys it takes the names only: one stands for ten million.
             with dask.config.set({"array.query-planning": False}):
                 fused = optimize_blockwise(graph, keys=[(array.name,)])
@@ -110,8 +110,9 @@ class Windows:
         for payload in self._payloads:
             held = self._held.pop(payload.key, None)
             if held is None or held.status not in ("pending", "finished"):
+                self.given_up += held is not None and held.status == "error"
                 del held  # or the scheduler would give the old answer
-                held = self.client.submit(_keep, payload, key=payload.key, pure=False)
+                held = self.client.submit(_keep, payload, key=payload.key, pure=False, **self.workers.where(False))
             self._held[payload.key] = held
 
     def submit(self, blocks: Sequence[Block], in_turn: int = 1) -> Iterator[tuple[Any, list[Block]]]:
@@ -127,25 +128,32 @@ class Windows:
             graph: Any = self.window(keys, attempt)
             n, where = 1, dict[str, Any]()
             if not self.whole and len(tasks := graph.to_dict()) == len(keys):
-                n, where = in_turn if attempt == 0 else 1, self._where
+                n, where = in_turn if attempt == 0 else 1, self._where[not self.needs_device]
                 groups = [keys[i : i + n] for i in range(0, len(keys), n)]
                 graph = {group[0]: _sealed(group[0], [tasks[key] for key in group]) for group in groups}
             futures = self.client.get(graph, keys[::n], sync=False, priority=int(attempt > 0), **where)
             yield from zip(futures, (some[i : i + n] for i in range(0, len(some), n)), strict=True)
 
-    def _annotation(self) -> dict[str, Any]:
-        """Where kernels go: where GPUs are declared, and not where none was found."""
-        annotation = dict(self.workers.annotation)
-        if self.banned:
-            annotation |= {"workers": sorted(self.workers.present - self.banned), "allow_other_workers": True}
-        return annotation
+    def _annotated(self, graph: HighLevelGraph) -> dict[str, Any]:
+        """The layers, each with where its tasks may run."""
+        kernels = self._kernels(graph)
+        layers = {}
+        for name, layer in graph.layers.items():
+            if where := self._where[name not in kernels]:
+                layer = copy.copy(layer)
+                layer.annotations = {**(layer.annotations or {}), **where}
+            layers[name] = layer
+        return layers
 
-    def _annotated(self, name: str, layer: Any) -> Any:
-        """Kernels and what is fused with them are annotated."""
-        if self._where and name.startswith(("infer-", "save-")):
-            layer = copy.copy(layer)
-            layer.annotations = {**(layer.annotations or {}), **self._where}
-        return layer
+    def _kernels(self, graph: HighLevelGraph) -> set[str]:
+        """Layers that run on a device: those that use what needs one, and those that are fused with them."""
+        needing = {payload.key for payload in self._payloads if payload.needs_device}
+        kernels: set[str] = set()
+        for name in TopologicalSorter(graph.dependencies).static_order():
+            below = graph.dependencies[name]
+            if below & needing or (below & kernels and isinstance(graph.layers[name], Blockwise)):
+                kernels.add(name)
+        return kernels
 
 
 def _keep(payload: Payload) -> Payload:

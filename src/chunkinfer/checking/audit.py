@@ -23,7 +23,7 @@ from chunkinfer.inference import Settings
 from chunkinfer.kernel import resolve_device
 from chunkinfer.models.activations import activation_bytes, assumed_pass
 from chunkinfer.planning.blocks import Budget
-from chunkinfer.reports import Progress
+from chunkinfer.watching.progress import Progress
 
 SCANNED = 8 << 30
 """Bytes of the largest output that is read as a whole unless told otherwise."""

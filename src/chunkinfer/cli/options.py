@@ -203,9 +203,7 @@ def client_of(given: dict[str, Any]) -> Iterator[Any]:
     if address is None:
         yield None
         return
-    from distributed import Client
+    from chunkinfer.clusters.joining import client_at
 
-    import chunkinfer as ci
-
-    with Client(address, security=ci.clusters.tls(tls) if tls else None) as client:
+    with client_at(address, tls) as client:
         yield client

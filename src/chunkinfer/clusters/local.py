@@ -27,7 +27,8 @@ def local(
     """Worker processes on this machine, each with the right threads, memory, malloc and GPU.
 
     Without arguments: one process per GPU that this process may use (``CUDA_VISIBLE_DEVICES``), or one for all cores,
-    which shares one copy of the network. Scheduler, workers and dashboard listen on 127.0.0.1 only.
+    which shares one copy of the network. Scheduler, workers and dashboard listen on 127.0.0.1 only. Workers that die
+    come back, however often they do, which those of dask's own `LocalCluster` do not.
 
     Parameters
     ----------
@@ -54,10 +55,10 @@ def local(
         A setting that there is none of, or more GPUs than there are.
     """
     import dask
-    from distributed import LocalCluster
     from distributed.system import MEMORY_LIMIT
 
     from chunkinfer.clusters.nannies import Nanny
+    from chunkinfer.clusters.returning import Returning
 
     values = settings_of("local", workers=workers, **settings)
     gpus = _gpus(values["gpus"])
@@ -87,7 +88,7 @@ def local(
     if worker.lifetime is not None:  # no job ends here, so what retires comes back
         made |= {"lifetime": worker.lifetime, "lifetime_stagger": worker.stagger, "lifetime_restart": True}
     with dask.config.set(scheduler_config(values)):
-        return LocalCluster(**{**made, **(options or {})})
+        return Returning(**{**made, **(options or {})})
 
 
 def _gpus(wanted: int | None) -> list[str]:

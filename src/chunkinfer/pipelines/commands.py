@@ -24,7 +24,7 @@ from chunkinfer.volume import open_volume
 GROUP = "chunkinfer.operators"
 """The entry points of installed packages that are operators."""
 
-_OF_THE_RUN = ("client", "progress", "events")
+_OF_THE_RUN = ("client", "progress", "events", "worker_timeout")
 """Parameters that no step holds: where and how it runs is said for the whole chain."""
 
 

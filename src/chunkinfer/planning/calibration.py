@@ -13,9 +13,9 @@ from chunkinfer.engines import Setup
 from chunkinfer.engines.opening import ENGINES, open_network
 from chunkinfer.geometry import Box, PatchLattice
 from chunkinfer.kernel import Job, run_block
+from chunkinfer.planning.measuring import Measuring
 from chunkinfer.planning.speed import (
     PASSES,
-    SECONDS,
     Remembered,
     Speed,
     device_name,
@@ -48,6 +48,8 @@ class Calibration:
         The network, and what runs it.
     dtype
         Of the volume.
+    time
+        That measuring may take.
     """
 
     def __init__(
@@ -57,9 +59,11 @@ class Calibration:
         model: Model,
         engine: str,
         dtype: np.dtype[Any],
+        time: Measuring,
     ) -> None:
         self.job, self.setup, self.model, self.engine, self.dtype = job, setup, model, engine, dtype
-        self.until = time.perf_counter() + SECONDS
+        self.time = time
+        self.unmeasured = 0
         self.watts: float | None = None
         self._per_voxel: float | None = None
 
@@ -103,7 +107,9 @@ class Calibration:
         if known is None:
             passes = self._passes(lattice, batch)
             if not passes and self._per_voxel is not None:
+                self.unmeasured += 1
                 return self._per_voxel * prod(lattice.patch) * batch
+            self.time.tell(f"{self.engine}: patches {what}", 3 * self._expected(lattice, batch))
             known = self._measure(lattice, batch, passes)
             remembered.put(what, known)
         self._per_voxel = known / prod(lattice.patch) / batch
@@ -115,9 +121,12 @@ class Calibration:
 
     def _passes(self, lattice: PatchLattice, batch: int) -> int:
         """Timed passes for which there is time, after one that is not timed; 0 if there is none."""
-        expected = (self._per_voxel or 0.0) * prod(lattice.patch) * batch
-        left = self.until - time.perf_counter()
+        expected, left = self._expected(lattice, batch), self.time.left
         return max((n for n in range(1, PASSES + 1) if (1 + n) * expected < left), default=0)
+
+    def _expected(self, lattice: PatchLattice, batch: int) -> float:
+        """Seconds of a batch, by what was measured last."""
+        return (self._per_voxel or 0.0) * prod(lattice.patch) * batch
 
     def _measure(self, lattice: PatchLattice, batch: int, passes: int) -> float:
         alone, setup = lattice.alone(), self.setup(lattice, batch)
@@ -130,7 +139,9 @@ class Calibration:
             data = rng.random(shape).astype(self.dtype)
         else:
             data = rng.integers(0, min(255, np.iinfo(self.dtype).max), shape).astype(self.dtype)
-        seconds = time_kernels(lambda: run_block(job, network, data, seen, out), setup.kernels, max(1, passes))
+        seconds = time_kernels(
+            lambda: run_block(job, network, data, seen, out), setup.kernels, max(1, passes), lambda: self.time.left
+        )
         self.watts = device_watts(setup.device)
         return seconds
 
@@ -145,7 +156,7 @@ class Calibration:
         writing = time_writing(
             (plan.channels_out, *middle.shape), plan.layout.chunks, plan.layout.shards, filler.astype(plan.dtype)
         )
-        return Speed(batch_seconds, reading, writing, device_name(plan.device), self.watts)
+        return Speed(batch_seconds, reading, writing, device_name(plan.device), self.watts, self.unmeasured)
 
 
 def _named(lattice: PatchLattice, batch: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,12 +9,16 @@ from typing import TYPE_CHECKING
 from chunkinfer.engines.contract import Run, Setup
 from chunkinfer.engines.opening import AUTO, ENGINES, candidates, native_engine, open_network, require
 from chunkinfer.errors import ChunkinferError, EngineError, PlanError
+from chunkinfer.planning.measuring import Measuring
 
 if TYPE_CHECKING:
     from chunkinfer.models import Model
 
 SECONDS = 120.0
-"""After which no further engine is tried: the slow ones compile for a minute, once."""
+"""After which no further engine is tried, where nothing else is measured: the slow ones compile for a minute, once."""
+
+COMPILING = {"compile": 45.0, "export": 45.0}
+"""Seconds that engines compile, about, where they have not yet: they are tried only where there is time for it."""
 
 ROUND_OFF = 1e-3
 """Largest difference from the reference, as a share of its largest value, that is round-off in fp32."""
@@ -43,7 +46,12 @@ def name_engine(asked: str | None, model: Model) -> str:
 
 
 def choose_engine(
-    asked: str | None, model: Model, setup: Setup, seconds: Callable[[str], float], known: Callable[[str], bool]
+    asked: str | None,
+    model: Model,
+    setup: Setup,
+    seconds: Callable[[str], float],
+    known: Callable[[str], bool],
+    time: Measuring,
 ) -> EngineChoice:
     """The engine of a run.
 
@@ -57,6 +65,8 @@ def choose_engine(
         Measures an engine: seconds of a batch.
     known
         Whether an engine was measured before, so that it need not be compared with the reference again.
+    time
+        That measuring may take; what there is no time for is left out.
 
     Raises
     ------
@@ -69,16 +79,17 @@ def choose_engine(
         if name == native_engine(model):
             return EngineChoice(name, "the reference" if name == "torch" else f"what {model.name} is made for")
         return EngineChoice(name, "asked for")
-    start = time.perf_counter()
     timed: dict[str, float] = {}
     others: list[str] = []
     for engine in candidates(model):
         reason = engine.refuses(model, setup)
-        if reason is None and timed and not known(engine.name) and time.perf_counter() - start > SECONDS:
-            reason = f"not tried, {SECONDS:.0f} s were over"
+        needed = COMPILING.get(engine.name, 0.0) + 4 * max(timed.values(), default=0.0)
+        if reason is None and timed and not known(engine.name) and time.left <= needed:
+            reason = f"not tried: of {time.seconds:.0f} s {max(0.0, time.left):.0f} were left"
         if reason is None:
             try:
                 if setup.precision == "fp32" and not known(engine.name):
+                    time.tell(engine.name, needed)
                     _compare(model, setup, engine.name)
                 timed[engine.name] = seconds(engine.name)
                 continue

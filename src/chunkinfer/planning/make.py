@@ -28,6 +28,7 @@ from chunkinfer.kernel import (
 )
 from chunkinfer.models import Model
 from chunkinfer.models.activations import model_pass
+from chunkinfer.planning import engine_choice, speed
 from chunkinfer.planning.aligning import Found, Room, aligned
 from chunkinfer.planning.blocks import Budget, choose_block, most_patches
 from chunkinfer.planning.calibration import Calibration
@@ -35,6 +36,7 @@ from chunkinfer.planning.engine_choice import EngineChoice, choose_engine, name_
 from chunkinfer.planning.exactness import confirm, not_exact, refuse_training
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.planning.layout import Layout, choose_layout
+from chunkinfer.planning.measuring import Measuring
 from chunkinfer.planning.memory import KEPT, LARGEST_ENGINE, LIBRARIES, activation_share
 from chunkinfer.planning.plan import Plan
 from chunkinfer.planning.precision import PrecisionCheck, check_precision
@@ -57,6 +59,9 @@ from chunkinfer.storage.store import CACHE_BYTES
 
 if TYPE_CHECKING:
     from chunkinfer.models.trace import Trace
+
+ENGINES_SHARE = 0.5
+"""Of the time that calibration takes, what may go into the choice of an engine."""
 
 WORTH_THREADS = 0.85
 """More threads a kernel are taken where they leave at most this share of the work: several kernels of few threads use
@@ -187,10 +192,11 @@ class Planning:
         found, budget = self._best_threads()
         nothing: tuple[None, ...] = (None,) * len(self.axes)
         others = None if open_choice and not any(self.block) else self._lattices(nothing, nothing, budget)
-        engine = self._engine(found.lattices[0])
+        time = Measuring(speed.SECONDS if self.wishes.calibrate else engine_choice.SECONDS)
+        engine = self._engine(found.lattices[0], time.first(ENGINES_SHARE) if self.wishes.calibrate else time)
         if self.wishes.calibrate:
             kept = found if open_choice else replace(found, lattices=found.lattices[:1])
-            made = self._calibrated(engine, kept, others.lattices if others else [], budget)
+            made = self._calibrated(engine, kept, others.lattices if others else [], budget, time)
         else:
             made = self._plan_of(found, self.batch, budget, engine)
             made = replace(made, best=min(1.0, others.computed / found.computed) if others else 1.0)
@@ -287,21 +293,29 @@ class Planning:
         """Of the output in the network's own type, all channels."""
         return self.output.channels_of(self.trace.channels_out) * np.dtype(self.compute).itemsize
 
-    def _engine(self, lattice: PatchLattice) -> EngineChoice:
+    def _engine(self, lattice: PatchLattice, time: Measuring) -> EngineChoice:
         setup = self._setup(lattice, self.batch)
         if self.cpu_engine:
             require(self.cpu_engine, self.model, replace(setup, device="cpu", precision="fp32"))
-        clocks = {name: self._clock(name) for name in ENGINES}
+        clocks = {name: self._clock(name, time) for name in ENGINES}
         return choose_engine(
             self.asked_engine,
             self.model,
             setup,
             seconds=lambda name: clocks[name].batch_seconds(lattice, self.batch),
             known=lambda name: clocks[name].known(lattice, self.batch),
+            time=time,
         )
 
-    def _calibrated(self, engine: EngineChoice, found: Found, others: list[PatchLattice], budget: Budget) -> Plan:
-        clock, fixed = self._clock(engine.engine), self.wishes.batch is not None
+    def _calibrated(
+        self,
+        engine: EngineChoice,
+        found: Found,
+        others: list[PatchLattice],
+        budget: Budget,
+        time: Measuring,
+    ) -> Plan:
+        clock, fixed = self._clock(engine.engine, time), self.wishes.batch is not None
         lattice, batch, seconds = clock.fastest(found.lattices, self.batch, fixed=fixed)
         best = 1.0
         if others:
@@ -331,8 +345,8 @@ class Planning:
 
     # ---- what the steps are made of -----------------------------------------------------------------------------
 
-    def _clock(self, engine: str) -> Calibration:
-        return Calibration(self._job, self._setup, self.model, engine, self.dtype_in)
+    def _clock(self, engine: str, time: Measuring) -> Calibration:
+        return Calibration(self._job, self._setup, self.model, engine, self.dtype_in, time)
 
     def _setup(self, lattice: PatchLattice, batch: int) -> Setup:
         patch = (batch, self.trace.channels_in, *lattice.patch)

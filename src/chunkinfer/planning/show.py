@@ -136,6 +136,10 @@ def _limits(plan: Plan) -> list[tuple[str, str]]:
     return [("memory limit", f"{' and '.join(known)}; {verdict}")] if known else []
 
 
+def _unmeasured(patches: int) -> str:
+    return f"; there was no time to measure {patches} of the patches" if patches else ""
+
+
 def _estimate(plan: Plan) -> list[tuple[str, str]]:
     found, speed = plan.estimate, plan.speed
     if found is None or speed is None:
@@ -144,7 +148,7 @@ def _estimate(plan: Plan) -> list[tuple[str, str]]:
     facts = [
         ("speed", f"{found.voxels_per_second / 1e6:.3g} Mvoxel/s of output per process, measured on {speed.where}: "
          f"{human_time(speed.batch_seconds)} a batch with {plan.kernels} kernel(s), "
-         f"{human_time(speed.transfer_seconds)} to read and write a block"),
+         f"{human_time(speed.transfer_seconds)} to read and write a block{_unmeasured(speed.unmeasured)}"),
         ("time", f"{seconds} on {plan.workers} worker(s), {human_time(found.block_seconds)} a block"),
     ]  # fmt: skip
     if plan.max_block_minutes is not None and found.block_seconds > 60 * plan.max_block_minutes:

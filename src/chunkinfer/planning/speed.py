@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class Speed:
     """Processor or GPU."""
     watts: float | None = None
     """Of the device while it computed, where it tells."""
+    unmeasured: int = 0
+    """Patches that there was no time for: they were taken to be as fast per voxel as the largest one measured."""
 
     @property
     def transfer_seconds(self) -> float:
@@ -50,14 +53,16 @@ class Speed:
         return self.read_seconds + self.write_seconds
 
 
-def time_kernels(run: Callable[[], Any], kernels: int, passes: int) -> float:
+def time_kernels(run: Callable[[], Any], kernels: int, passes: int, left: Callable[[], float] = lambda: inf) -> float:
     """Seconds of one call, while as many threads as a process has kernels call it at the same time.
 
-    Each thread makes one call first that does not count: kernels are compiled, and memory is obtained, then.
+    Each thread makes one call first that does not count: kernels are compiled, and memory is obtained, then. Where it
+    took more than the seconds that are ``left``, it does count, and is the only one.
     """
     ready = threading.Barrier(kernels)
 
     def work() -> float:
+        begun = time.perf_counter()
         try:
             run()
         except BaseException:
@@ -65,6 +70,8 @@ def time_kernels(run: Callable[[], Any], kernels: int, passes: int) -> float:
             raise
         ready.wait()
         start = time.perf_counter()
+        if start - begun > left():
+            return start - begun
         for _ in range(passes):
             run()
         return (time.perf_counter() - start) / passes

@@ -14,6 +14,7 @@ MEANINGS = {
     "PERMISSION_DENIED": "The file system or the store does not allow it: missing permissions or credentials.",
     "UNAUTHENTICATED": "The store wants credentials and got none, or wrong ones.",
     "UNAVAILABLE": "The store did not answer: a network failure, a wrong endpoint, or an overloaded server.",
+    "ABORTED": "The store did not do it, though it was asked again and again: it is overloaded, or cannot be reached.",
     "DEADLINE_EXCEEDED": "The store did not answer in time.",
     "RESOURCE_EXHAUSTED": "The disk or the quota is full, or the store throttles.",
     "DATA_LOSS": "The stored bytes are truncated or damaged.",

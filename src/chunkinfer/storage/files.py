@@ -46,14 +46,14 @@ class Files:
 
     def read_many(self, names: Sequence[str]) -> list[bytes | None]:
         """Contents of objects, read at the same time; None for each that is not there."""
-        store = kvstore(self.spec)
+        store = self._store()
         reading = [(name, store.read(safe_name(name))) for name in names]
         return [self._content(name, future)[0] for name, future in reading]
 
     def read_versioned(self, name: str) -> tuple[bytes | None, bytes]:
         """Content of an object, None if there is none, and its version: what `write_if` compares."""
         name = safe_name(name)
-        return self._content(name, kvstore(self.spec).read(name))
+        return self._content(name, self._store().read(name))
 
     def write(self, name: str, content: bytes) -> None:
         """Store an object: as a whole or not at all, and durable when this returns."""
@@ -82,8 +82,9 @@ class Files:
 
     def list(self) -> list[str]:
         """Names of all objects, sorted."""
+        store = self._store()
         try:
-            return sorted(key.decode() for key in kvstore(self.spec).list().result())
+            return sorted(key.decode() for key in store.list().result())
         except failures.FAILURES as error:
             raise failures.unreadable(self._url(""), error, "listed") from error
 
@@ -93,14 +94,20 @@ class Files:
 
     def delete_many(self, names: Sequence[str]) -> None:
         """Delete objects at the same time, in no order."""
-        store = kvstore(self.spec)
+        store = self._store()
         for name, future in [(name, store.write(safe_name(name), None)) for name in names]:
             self._written(name, future, "deleted")
+
+    def _store(self) -> Any:
+        try:
+            return kvstore(self.spec)
+        except failures.FAILURES as error:
+            raise failures.unreadable(os.fspath(self.url), error, "reached") from error
 
     def _put(self, name: str, content: bytes | None, **condition: bytes) -> bytes:
         """The new version; empty where a condition did not hold."""
         name = safe_name(name)
-        future = kvstore(self.spec).write(name, content, **condition)
+        future = self._store().write(name, content, **condition)
         return self._written(name, future, "deleted" if content is None else "written")
 
     def _content(self, name: str, future: Any) -> tuple[bytes | None, bytes]:
