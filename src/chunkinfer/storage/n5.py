@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chunkinfer.storage.axes import BY_RANK, canonical, recognise
+from chunkinfer.storage.axes import BY_RANK, SPATIAL, canonical, recognise
 from chunkinfer.storage.described import Described
-from chunkinfer.storage.placement import Placement, common_unit, from_attributes, short_unit, whole
+from chunkinfer.storage.placement import Placement, cell_corner, common_unit, from_attributes, short_unit, whole
 
 MARKER = "attributes.json"
 
@@ -25,23 +25,36 @@ def of_level(group: Mapping[str, Any], meta: Mapping[str, Any], level: int) -> d
     scales = group.get("downsamplingFactors", group.get("scales"))
     if isinstance(scales, Sequence) and level < len(scales) and isinstance(scales[level], Sequence):
         group = {**group, "downsamplingFactors": scales[level]}
+    for image in group.get("multiscales") or []:  # COSEM says it twice
+        listed = {dataset["path"]: dataset.get("transform") for dataset in image["datasets"]}
+        group = {**group, **({"transform": listed[f"s{level}"]} if listed.get(f"s{level}") else {})}
     return {**group, **meta}
 
 
-def describe(meta: Mapping[str, Any], url: str) -> tuple[Described, str]:
-    """What the attributes of a dataset say, those of its group included, and its data type."""
+def describe(meta: Mapping[str, Any], url: str, finest: Mapping[str, Any] | None = None) -> tuple[Described, str]:
+    """What the attributes of a dataset say, and its data type.
+
+    Parameters
+    ----------
+    meta
+        Its attributes, those of its group included.
+    url
+        For messages.
+    finest
+        Of a coarser level: the attributes of the finest one.
+    """
     rank = len(meta["dimensions"])
     stored = recognise(meta.get("axes"), rank, url)
     if not meta.get("axes"):
         stored = BY_RANK[rank][::-1]
     extra = {name: value for name, value in meta.items() if name not in KNOWN}
-    return Described(stored, canonical(stored), _placement(meta, stored), extra), str(meta["dataType"])
+    return Described(stored, canonical(stored), _placement(meta, stored, finest or meta), extra), str(meta["dataType"])
 
 
-def _placement(meta: Mapping[str, Any], stored: tuple[str, ...]) -> Placement:
-    transform = meta.get("transform")
+def _placement(meta: Mapping[str, Any], stored: tuple[str, ...], finest: Mapping[str, Any]) -> Placement:
+    transform, of_finest = meta.get("transform"), finest.get("transform")
     if isinstance(transform, Mapping) and "scale" in transform:
-        return _cosem(transform)
+        return _cosem(transform, of_finest if isinstance(of_finest, Mapping) else transform)
     named = meta.get("pixelResolution")
     if isinstance(named, Mapping):
         meta = {**meta, "resolution": named.get("dimensions"), "units": named.get("unit")}
@@ -60,10 +73,20 @@ def _placement(meta: Mapping[str, Any], stored: tuple[str, ...]) -> Placement:
     )
 
 
-def _cosem(transform: Mapping[str, Any]) -> Placement:
+def _cosem(transform: Mapping[str, Any], finest: Mapping[str, Any]) -> Placement:
+    """Out of COSEM's transforms of a level and of the finest one, whose translations are of centres."""
     axes = [str(axis) for axis in transform["axes"]]
-    sizes = dict(zip(axes, map(float, transform["scale"]), strict=True))
+    size, centre = _along(transform, axes)
     units = dict(zip(axes, map(short_unit, transform.get("units") or [""] * len(axes)), strict=True))
-    world = dict(zip(axes, transform.get("translate") or [0] * len(axes), strict=True))
+    world = dict(zip(axes, cell_corner(size, centre, *_along(finest, axes)), strict=True))
+    sizes = {dim: value for dim, value in zip(axes, size, strict=True) if dim in SPATIAL}
     voxel_size, unit = common_unit(sizes, units)
-    return Placement(voxel_size, unit, {dim: whole(world[dim] / sizes[dim]) for dim in axes})
+    return Placement(voxel_size, unit, {dim: whole(world[dim] / sizes[dim]) for dim in sizes})
+
+
+def _along(transform: Mapping[str, Any], axes: list[str]) -> tuple[list[float], list[float]]:
+    """Scale and translation of a transform along given axes."""
+    named = transform["axes"]
+    size = dict(zip(named, transform["scale"], strict=True))
+    start = dict(zip(named, transform.get("translate") or [0] * len(named), strict=True))
+    return [float(size[axis]) for axis in axes], [float(start[axis]) for axis in axes]

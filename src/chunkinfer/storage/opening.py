@@ -12,7 +12,7 @@ from chunkinfer.errors import AmbiguousSource, SourceError
 from chunkinfer.storage import failures, n5, naming, ome, pictures, precomputed, readers, sections, zarr
 from chunkinfer.storage.axes import canonical, recognise
 from chunkinfer.storage.described import Contents, Described, check_dtype, digest_of
-from chunkinfer.storage.nodes import Node, arrays_below, find, look, read_objects
+from chunkinfer.storage.nodes import Node, arrays_below, find, look, parse, read_objects
 from chunkinfer.storage.ranges import stored
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import canonical as canonical_text
@@ -110,10 +110,10 @@ def _from_node(node: Node, level: int, missing: str) -> Source:
         else:
             _only_level(location, level)
             described, dtype = describe_zarr(node)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        check_dtype(dtype, location.url)
+        return stored_source(node, described, missing)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise _malformed(node, error) from error
-    check_dtype(dtype, location.url)
-    return stored_source(node, described, missing)
 
 
 def describe_zarr(node: Node) -> tuple[Described, Any]:
@@ -129,14 +129,16 @@ def _from_n5_group(node: Node, level: int, missing: str) -> Source:
     """The levels of a multiscale group are its arrays s0, s1, ..."""
     name = f"s{level}"
     there = read_objects(node.location, [f"{n}/{n5.MARKER}" for n in ("s0", name)])
-    if there[f"s0/{n5.MARKER}"] is None:
+    if (first := there[f"s0/{n5.MARKER}"]) is None:
         return _from_node(look(node.location.child(_only_array(node))), level, missing)
     if there[f"{name}/{n5.MARKER}"] is None:
         others = read_objects(node.location, [f"s{i}/{n5.MARKER}" for i in range(20)])
         listed = [f"{i}: s{i}" for i, found in enumerate(others.values()) if found]
         raise precomputed.no_level(node.location.url, level, listed)
     found = look(replace(node.location.child(name), format="n5"))
-    described, dtype = n5.describe(n5.of_level(node.meta, found.meta, level), found.location.url)
+    finest = parse(node.location, f"s0/{n5.MARKER}", first[0])
+    meta = n5.of_level(node.meta, found.meta, level)
+    described, dtype = n5.describe(meta, found.location.url, n5.of_level(node.meta, finest, 0))
     check_dtype(dtype, found.location.url)
     return stored_source(found, described, missing, url=node.location.url)
 
@@ -147,16 +149,20 @@ def _only_level(location: Location, level: int) -> None:
 
 
 def _from_group(node: Node, level: int, missing: str) -> Source:
-    image = ome.multiscale(node.attributes)
+    url = node.location.url
+    image = ome.described(node.attributes, url)
     if image is None:
         return _from_node(look(node.location.child(_only_array(node))), level, missing)
-    url, paths = node.location.url, ome.levels(image)
+    paths = ome.levels(image)
     if not 0 <= level < len(paths):
         raise precomputed.no_level(url, level, [f"{i}: {path}" for i, path in enumerate(paths)])
     found = look(node.location.child(paths[level]))
     described, dtype = describe_zarr(found)
     check_dtype(dtype, found.location.url)
     stored = recognise(ome.axis_names(image), len(found.meta["shape"]), url)
+    if level > 0 and not ome.is_placed(image, level):
+        finest = look(node.location.child(paths[0])).meta["shape"]
+        image = ome.placed_by_shape(image, level, found.meta["shape"], finest, url)
     channels = ome.channel_names(node.attributes)
     described = replace(
         described,
@@ -200,6 +206,13 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
         "fill_missing_data_reads": missing == "fill",
         **described.options,
     }
+    placement = described.placement.complete(described.dims)
+    if not placement.possible:
+        raise SourceError(
+            f"{location.url} has the voxel size {placement.voxel_size} and the offset {placement.offset}.",
+            "A voxel size is positive and finite on every axis, an offset is finite.",
+            ["repair the metadata", "or remove what it says of them, and give both: open_volume(url, voxel_size=...)"],
+        )
     # Not of what is said beside it: a volume stays the same when a level is added, or another array to its group.
     digest = digest_of(*node.raw, canonical_text(asdict(described)).encode())
     try:
@@ -208,7 +221,6 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
         if isinstance(error, SourceError):
             raise
         raise failures.unreadable(location.url, error) from error
-    placement = described.placement.complete(described.dims)
     chunks = tuple(store.chunk_layout.read_chunk.shape)
     return Source(
         url=url or location.url,
