@@ -55,7 +55,7 @@ ABSENT = b"\x02"
 def guess_format(url: str | os.PathLike[str], format: str | None = None) -> str:
     """The format of an output: the one asked for, else by prefix or suffix of the URL, else zarr3."""
     location = locate(url)
-    if location.kvstore["driver"] == "http":
+    if location.read_only:
         raise DestinationError(
             f"{location.url} can only be read.",
             "Outputs go to a file system, S3 or Google Cloud Storage.",
@@ -213,7 +213,7 @@ def as_destination(source: Source) -> Destination:
     DestinationError
         It is in a format that is only read.
     """
-    if source.format not in FORMATS or source.spec["kvstore"]["driver"] == "http":
+    if source.format not in FORMATS or locate(source.url).read_only:
         raise DestinationError(
             f"{source.url} ({source.format}) can only be read.",
             "Outputs are zarr, precomputed or N5, on a file system, S3 or Google Cloud Storage.",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from chunkinfer.errors import DestinationError, MissingChunk, SourceError
 
@@ -22,6 +25,21 @@ MEANINGS = {
     "NOT_FOUND": "The bucket or folder does not exist.",
 }
 """Status code -> what it usually means."""
+
+FILL = "A fill value is a number that the array's data type holds; it is read where chunks are absent."
+CODEC = "Its chunks went through a compression or filter that tensorstore does not have."
+
+MEMBERS = {
+    "fill_value": (FILL, 'write "fill_value": 0 into its metadata'),
+    "compressor": (CODEC, "write it anew, compressed by blosc, gzip or zstd"),
+    "compression": (CODEC, "write it anew, compressed by gzip, blosc or zstd: in Fiji, or with z5py"),
+    "codecs": (CODEC, "write it anew, compressed by blosc, gzip or zstd"),
+    "zarr_format": ("It is of a version that is not known.", "write it as version 2 or 3"),
+}
+"""Member of an array's metadata -> what it means that tensorstore does not take it, and a way out."""
+
+COPY = "zarr.from_array('copy.zarr', data=a, filters='auto', compressors='auto', attributes=dict(a.attrs))"
+"""What copies a zarr array ``a`` with zarr-python into chunks that every reader knows."""
 
 REFUSALS = {
     errno.EACCES: "PERMISSION_DENIED",
@@ -55,6 +73,32 @@ def unreadable(url: str, error: BaseException, doing: str = "opened") -> SourceE
     )
 
 
+def refused_metadata(url: str, format: str, meta: Mapping[str, Any], error: BaseException) -> SourceError:
+    """The error for metadata that tensorstore does not take, by the member that it names."""
+    if status(error) not in ("FAILED_PRECONDITION", "INVALID_ARGUMENT", "DATA_LOSS", "UNIMPLEMENTED"):
+        return unreadable(url, error)
+    said = brief(error).replace('Error parsing object member "metadata": ', "")
+    match = re.search(r'Error parsing object member "(\w+)": (.*)', said, re.DOTALL)
+    if match is None:
+        return SourceError(
+            f"The metadata of {url} is not read: {said.rpartition(': ')[2]}",
+            f"It is damaged, or says more than {format} prescribes.",
+            ["compare it with the format's specification and repair it", _copied(url, format)],
+        )
+    member, reason = match[1], match[2].replace("<discarded>", "nothing")
+    stated = f"{member} = {json.dumps(meta[member])[:200]}" if member in meta else f"no {member}"
+    means, way = MEMBERS.get(member, (f"It is not what {format} prescribes.", f"repair {member} in its metadata"))
+    return SourceError(
+        f"The metadata of {url} says {stated}, which is not read: {reason}", means, [way, _copied(url, format)]
+    )
+
+
+def _copied(url: str, format: str) -> str:
+    if format in ("zarr2", "zarr3"):
+        return f"or copy it, where zarr-python reads it: a = zarr.open_array({url!r}); {COPY}"
+    return "or write it anew with another tool that reads it, as zarr or with another compression"
+
+
 def unwritable(url: str, error: BaseException, doing: str = "written") -> DestinationError:
     """The error for a destination that does not take data."""
     return DestinationError(
@@ -64,10 +108,16 @@ def unwritable(url: str, error: BaseException, doing: str = "written") -> Destin
     )
 
 
-def unread_box(url: str, box: tuple[tuple[int, int], ...], error: BaseException) -> SourceError:
+def unread_box(url: str, box: tuple[tuple[int, int], ...], error: BaseException, format: str = "") -> SourceError:
     """The error for a box that could not be read: a missing chunk, or a damaged one."""
     if status(error) == "NOT_FOUND":
         return missing_chunk(url, box, brief(error).removeprefix("NOT_FOUND: "))
+    if "blosc" in str(error) and format.startswith("zarr"):
+        return SourceError(
+            f"{url} cannot be read in the box {_text(box)}: {brief(error)}",
+            "The chunk is damaged, or has bytes behind its end, as z5py wrote them; these zarr-python passes over.",
+            [f"copy it: a = zarr.open_array({url!r}); {COPY}", "or write the chunk named above anew"],
+        )
     return SourceError(
         f"{url} cannot be read in the box {_text(box)}: {brief(error)}",
         MEANINGS.get(status(error), ""),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from chunkinfer.errors import AmbiguousSource, SourceError
-from chunkinfer.storage import failures, n5, naming, ome, pictures, precomputed, readers, sections, zarr
+from chunkinfer.storage import cf, chunk_keys, failures, n5, naming, ome, pictures, precomputed, readers, sections, zarr
 from chunkinfer.storage.axes import canonical, recognise
 from chunkinfer.storage.described import Contents, Described, check_dtype, digest_of
-from chunkinfer.storage.nodes import Node, arrays_below, find, look, parse, read_objects
+from chunkinfer.storage.nodes import Node, arrays_below, find, look, parse, read_objects, without_axes
 from chunkinfer.storage.ranges import stored
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import canonical as canonical_text
@@ -110,6 +112,8 @@ def _from_node(node: Node, level: int, missing: str) -> Source:
         else:
             _only_level(location, level)
             described, dtype = describe_zarr(node)
+            if node.format != "n5":
+                described = replace(described, placement=cf.placed(node, described.stored, described.placement))
         check_dtype(dtype, location.url)
         return stored_source(node, described, missing)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -121,8 +125,12 @@ def describe_zarr(node: Node) -> tuple[Described, Any]:
     if node.format == "n5":
         return n5.describe(node.meta, node.location.url)
     if node.format == "zarr2":
-        return zarr.describe2(node.meta, node.attributes, node.location.url)
-    return zarr.describe3(node.meta, node.location.url)
+        described, dtype = zarr.describe2(node.meta, node.attributes, node.location.url)
+    else:
+        described, dtype = zarr.describe3(node.meta, node.location.url)
+    check_dtype(dtype, node.location.url)
+    cf.refuse_packed(node, dtype)
+    return described, dtype
 
 
 def _from_n5_group(node: Node, level: int, missing: str) -> Source:
@@ -189,6 +197,8 @@ def _only_array(group: Node) -> str:
             ["give the URL of the array itself", "or write the array first"],
         )
     if len(names) > 1:
+        names = without_axes(group, names) or names
+    if len(names) > 1:
         raise AmbiguousSource(
             f"{url} is a group of {len(names)} arrays: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}.",
             "Which of them is the volume cannot be guessed.",
@@ -205,6 +215,7 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
         "kvstore": location.kvstore,
         "fill_missing_data_reads": missing == "fill",
         **described.options,
+        **understood(node),
     }
     placement = described.placement.complete(described.dims)
     if not placement.possible:
@@ -220,12 +231,12 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
     except failures.FAILURES as error:
         if isinstance(error, SourceError):
             raise
-        raise failures.unreadable(location.url, error) from error
+        raise failures.refused_metadata(location.url, node.format, node.meta, error) from error
     chunks = tuple(store.chunk_layout.read_chunk.shape)
     return Source(
         url=url or location.url,
         format=node.format,
-        spec=store.spec(minimal_spec=True).to_json(),
+        spec=store.spec(minimal_spec="metadata" not in spec).to_json(),
         dims=described.dims,
         shape=tuple(store.shape),
         dtype=np.dtype(store.dtype.numpy_dtype),
@@ -240,6 +251,28 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
         digest=digest,
         missing=missing,
     )
+
+
+def understood(node: Node) -> dict[str, Any]:
+    """Members of a tensorstore spec that replace metadata which it does not read as it is meant."""
+    if node.format not in ("zarr2", "zarr3", "n5"):
+        return {}
+    # Python writes NaN where JSON has no word for it: in fill values, and in attributes of others.
+    meta = strict(node.meta)
+    if node.format == "zarr2" and (separator := chunk_keys.separator(node)):
+        meta = {**meta, "dimension_separator": separator}
+    return {} if meta == node.meta else {"metadata": meta, "assume_metadata": True}
+
+
+def strict(value: Any) -> Any:
+    """JSON with the names of zarr for the numbers that it lacks."""
+    if isinstance(value, Mapping):
+        return {name: strict(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [strict(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def turned(store: Any, described: Described) -> Any:

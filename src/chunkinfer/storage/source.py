@@ -105,7 +105,7 @@ class Source:
         except failures.FAILURES as error:
             if isinstance(error, ChunkinferError):
                 raise
-            raise failures.unread_box(self.url, bounds, error) from error
+            raise failures.unread_box(self.url, bounds, error, self.format) from error
 
     def _store(self) -> Any:
         return opened(self.spec, self.digest + self.version)

@@ -11,6 +11,7 @@ import numpy as np
 from chunkinfer.errors import DestinationError, SourceError
 from chunkinfer.storage.axes import canonical, recognise
 from chunkinfer.storage.described import DTYPES, Described, Request, unsupported
+from chunkinfer.storage.failures import COPY
 from chunkinfer.storage.placement import BLOCK, Placement, dimension_units, from_attributes
 
 MARKER2, MARKER3 = ".zarray", "zarr.json"
@@ -40,7 +41,7 @@ def describe2(meta: Mapping[str, Any], attributes: Mapping[str, Any], url: str) 
             f"The chunks of {url} are encoded by {', '.join(unread)}.",
             f"Of zarr version 2, arrays without filters are read, compressed by {', '.join(COMPRESSORS2)}.",
             [
-                "copy it with zarr-python: zarr.create_array('copy.zarr', data=zarr.open_array(url))",
+                f"copy it with zarr-python: a = zarr.open_array({url!r}); {COPY}",
                 "or write it anew without filters",
             ],
         )
