@@ -97,7 +97,7 @@ def placed(node: Node, stored: Sequence[str], stated: Placement) -> Placement:
     SourceError
         Coordinates are not evenly spaced, or run backwards.
     """
-    names = node.meta.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS")
+    names = _names(node)
     above = _above(node.location)
     if names is None or above is None or BLOCK in node.attributes:
         return stated
@@ -111,13 +111,23 @@ def placed(node: Node, stored: Sequence[str], stated: Placement) -> Placement:
         if not there.get(f"{name}/{marker}"):
             continue
         coordinate = look(above.child(name))
-        if coordinate.meta.get("shape") != [lengths[dim]] or not 0 < lengths[dim] <= COORDINATES:
+        if _names(coordinate) != [name]:
             continue  # another array that happens to have the name
+        if coordinate.meta["shape"] != [lengths[dim]] or lengths[dim] > COORDINATES:
+            raise ValueError(f"{name} has the shape {coordinate.meta['shape']}, and its axis {lengths[dim]} voxels")
         if "units" in coordinate.attributes:
             units[dim] = short_unit(coordinate.attributes["units"])
         sizes[dim], offset[dim] = _grid(_values(coordinate), sizes.get(dim, 1.0), dim, node)
     voxel_size, unit = common_unit(sizes, units)
     return Placement(voxel_size, unit, offset)
+
+
+def _names(node: Node) -> list[Any] | None:
+    """Names of an array's axes, where it has some."""
+    named = node.meta.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS")
+    if named is not None and (not isinstance(named, list) or len(named) != len(node.meta["shape"])):
+        raise ValueError(f"the axes of {node.location.url} are named {named!r}, and its shape is {node.meta['shape']}")
+    return named
 
 
 def _above(location: Location) -> Location | None:
@@ -141,6 +151,7 @@ def _values(node: Node) -> np.ndarray[Any, np.dtype[np.float64]]:
     try:
         stored = opened(spec, "".join(map(str, node.raw)) + node.version)
         refuse_packed(node, stored.dtype.numpy_dtype)
+        failures.refuse_huge(node.location.url, stored.chunk_layout.read_chunk.shape, stored.dtype.numpy_dtype.itemsize)
         return np.asarray(stored.read().result(), np.float64)
     except SourceError:
         raise

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chunkinfer.errors import DestinationError, MissingChunk, SourceError
@@ -138,6 +140,26 @@ def missing_chunk(url: str, box: tuple[tuple[int, int], ...], chunk: str) -> Mis
             "otherwise write the missing part again before reading it",
         ],
     )
+
+
+def refuse_huge(url: str, shape: Sequence[int], itemsize: int) -> None:
+    """Refuse a chunk that this machine cannot hold: tensorstore ends the process when memory is short.
+
+    Raises
+    ------
+    SourceError
+        One chunk is larger than the memory.
+    """
+    size, memory = math.prod(shape) * itemsize, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise SourceError(
+            f"A chunk of {url} has the shape {tuple(shape)}: {size / 2**30:,.0f} GiB.",
+            f"This machine has {memory / 2**30:,.0f} GiB of memory, and a chunk is read as a whole.",
+            [
+                "if that is not its true size: repair the shape of chunks in the metadata",
+                "or write it in smaller chunks",
+            ],
+        )
 
 
 def _text(box: tuple[tuple[int, int], ...]) -> str:

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chunkinfer.errors import SourceError
 from chunkinfer.storage.axes import BY_RANK, SPATIAL, canonical, recognise
 from chunkinfer.storage.described import Described
 from chunkinfer.storage.placement import Placement, cell_corner, common_unit, from_attributes, short_unit, whole
 
 MARKER = "attributes.json"
+
+VERSIONS = ("", "1", "2", "3", "4")
+"""First parts of the versions that are read; most datasets state none, only their container does."""
 
 KNOWN = ("n5", "dimensions", "blockSize", "dataType", "compression", "compressionType", "axes", "units", "resolution",
          "pixelResolution", "downsamplingFactors", "scales", "offset", "transform", "multiScale", "multiscales",
@@ -43,6 +47,12 @@ def describe(meta: Mapping[str, Any], url: str, finest: Mapping[str, Any] | None
     finest
         Of a coarser level: the attributes of the finest one.
     """
+    if str(meta.get("n5", "")).partition(".")[0] not in VERSIONS:
+        raise SourceError(
+            f"{url} is of N5's version {meta['n5']!r}.",
+            f"Known are versions {', '.join(VERSIONS[1:])}.",
+            ["write it anew as version 4, or as zarr", "or, if it is of one of these: correct n5 in attributes.json"],
+        )
     rank = len(meta["dimensions"])
     stored = recognise(meta.get("axes"), rank, url)
     if not meta.get("axes"):
@@ -53,29 +63,37 @@ def describe(meta: Mapping[str, Any], url: str, finest: Mapping[str, Any] | None
 
 def _placement(meta: Mapping[str, Any], stored: tuple[str, ...], finest: Mapping[str, Any]) -> Placement:
     transform, of_finest = meta.get("transform"), finest.get("transform")
-    if isinstance(transform, Mapping) and "scale" in transform:
-        return _cosem(transform, of_finest if isinstance(of_finest, Mapping) else transform)
+    if transform is not None:
+        if not isinstance(transform, Mapping):
+            raise ValueError(f"transform is {transform!r}, and not COSEM's, with axes, scale and translate")
+        return _cosem(transform, of_finest if isinstance(of_finest, Mapping) else transform, stored)
     named = meta.get("pixelResolution")
     if isinstance(named, Mapping):
         meta = {**meta, "resolution": named.get("dimensions"), "units": named.get("unit")}
     elif named is not None:
         meta = {**meta, "resolution": named}
+    elif "resolution" not in meta and meta.get("axes") and meta.get("units"):
+        meta = {**meta, "resolution": [1.0] * len(stored)}  # as Neuroglancer and tensorstore have it
     given = {name: value for name, value in meta.items() if name != "axes"}
     base = from_attributes(given, stored)
     factors = meta.get("downsamplingFactors")
-    if not isinstance(factors, Sequence) or not base.voxel_size or isinstance(factors[0], Sequence):
+    if factors is None or (isinstance(factors, list) and factors and isinstance(factors[0], list)):  # of all levels
         return base
-    times = dict(zip(stored, factors, strict=False))
+    if not isinstance(factors, list) or not all(factor > 0 for factor in factors):
+        raise ValueError(f"downsamplingFactors are {factors!r}")
+    times = dict(zip(stored, factors, strict=True))
     return Placement(
-        {dim: size * times.get(dim, 1) for dim, size in base.voxel_size.items()},
+        {dim: size * times[dim] for dim, size in base.voxel_size.items()},
         base.unit,
-        {dim: whole(value / times.get(dim, 1)) for dim, value in base.offset.items()},
+        {dim: whole(value / times[dim]) for dim, value in base.offset.items()},
     )
 
 
-def _cosem(transform: Mapping[str, Any], finest: Mapping[str, Any]) -> Placement:
+def _cosem(transform: Mapping[str, Any], finest: Mapping[str, Any], stored: tuple[str, ...]) -> Placement:
     """Out of COSEM's transforms of a level and of the finest one, whose translations are of centres."""
     axes = [str(axis) for axis in transform["axes"]]
+    if not {dim for dim in stored if dim in SPATIAL} <= set(axes) <= set(stored):
+        raise ValueError(f"the transform has the axes {axes}, and the array {stored}")
     size, centre = _along(transform, axes)
     units = dict(zip(axes, map(short_unit, transform.get("units") or [""] * len(axes)), strict=True))
     world = dict(zip(axes, cell_corner(size, centre, *_along(finest, axes)), strict=True))

@@ -26,6 +26,9 @@ OBJECTS = {
 }
 """Metadata object -> the format whose presence it tells."""
 
+VERSIONS = {"zarr2": 2, "zarr3": 3}
+"""Format of a group -> what its metadata says of it."""
+
 GZIP = b"\x1f\x8b"
 """How a file begins that gzip made."""
 
@@ -134,6 +137,12 @@ def find(location: Location) -> Node | None:
         or (formats[0] == "zarr3" and meta.get("node_type") == "group")
         or (formats[0] == "n5" and "dimensions" not in meta)
     )
+    if is_group and formats[0] in VERSIONS and meta.get("zarr_format") != VERSIONS[formats[0]]:
+        raise SourceError(
+            f"{location.url}/{name} says zarr_format = {meta.get('zarr_format')!r}.",
+            f"There it is {VERSIONS[formats[0]]}; other versions are not known.",
+            ["write it as version 2 or 3", f"or correct it: zarr_format is {VERSIONS[formats[0]]}"],
+        )
     before = _before(objects[f"{FOLDER}/{KEPT}"], version)
     return Node(location, formats[0], meta, attributes, raw, version, before, is_group)
 

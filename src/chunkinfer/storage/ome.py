@@ -73,8 +73,8 @@ def described(attributes: Mapping[str, Any], url: str) -> Mapping[str, Any] | No
 
 
 def is_placed(image: Mapping[str, Any], level: int) -> bool:
-    """Whether a level says where its voxels are."""
-    return bool(image["datasets"][level].get("coordinateTransformations"))
+    """Whether a level says where its voxels are, itself or with all others."""
+    return bool(image["datasets"][level].get("coordinateTransformations") or image.get("coordinateTransformations"))
 
 
 def placed_by_shape(
@@ -108,10 +108,12 @@ def placed_by_shape(
         )
     times = [factors[0] for factors in chosen]
     made = with_levels(image, [levels(image)[level]], [times], "", url)["datasets"][1]
-    steps = made["coordinateTransformations"] if is_placed(image, 0) else made["coordinateTransformations"][:1]
     datasets = list(image["datasets"])
-    datasets[level] = {**datasets[level], "coordinateTransformations": steps}
-    return {**image, "datasets": datasets}
+    datasets[level] = {**datasets[level], "coordinateTransformations": made["coordinateTransformations"]}
+    if is_placed(image, 0):
+        return {**image, "datasets": datasets}
+    # No size is stated: what is known is how many cells make one.
+    return {**image, "datasets": datasets, "axes": axis_names(image)}
 
 
 def _factors(n: int, whole: int) -> range:
@@ -144,7 +146,7 @@ def placement(image: Mapping[str, Any], level: int, stored: tuple[str, ...], url
         for dim, axis in zip(stored, image.get("axes") or [], strict=False)
         if isinstance(axis, Mapping) and dim in sizes
     }
-    if not is_placed(image, 0) and not image.get("coordinateTransformations"):
+    if not is_placed(image, level):
         units = {}  # no size is stated that could be in a unit
     # In voxels first: the offset does not depend on the unit.
     offset = {dim: whole(world[dim] / sizes[dim]) for dim in sizes}

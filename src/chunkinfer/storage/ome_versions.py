@@ -52,12 +52,22 @@ def one_form(attributes: Mapping[str, Any], image: Mapping[str, Any], url: str) 
         raise SourceError(
             f"{url} is an image of OME-Zarr version {version!r}.",
             "Known are 0.1 to 0.6; what another one says of the place of voxels is not.",
-            [f"open the array itself: array={str(image['datasets'][0]['path'])!r}", "or write it as version 0.5"],
+            [f"open the array itself: array={_first(image)!r}", "or write it as version 0.5"],
         )
     made = _out_of_systems(image, url) if has_systems(image) else dict(image)
+    if not made.get("axes") and str(version) >= "0.4" and version is not None:
+        raise SourceError(
+            f"{url} is an image of OME-Zarr version {version!r}, and its axes are not named.",
+            "From version 0.4 on, every image names them, and its sizes are along them.",
+            ["add axes to the image's metadata", f"or open the array itself: array={_first(image)!r}"],
+        )
     for axis in made.get("axes") or []:
         _check_type(axis, url)
     return made
+
+
+def _first(image: Mapping[str, Any]) -> str:
+    return str(image["datasets"][0]["path"])
 
 
 def _check_type(axis: Any, url: str) -> None:
