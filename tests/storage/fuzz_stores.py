@@ -303,7 +303,7 @@ def neuroglancer(place: Path, asked: Asked) -> Seen:
     about = attributes(place)
     block = about.get("ome", about)
     image = block["multiscales"][0]
-    version = block["version"] if "ome" in about else image.get("version")
+    version = block.get("version") if "ome" in about else image.get("version")
     assert version is None or str(version) in ("0.1", "0.2", "0.3", "0.4", "0.5", "0.5-dev", "0.6", "0.6.dev1"), version
     systems = image.get("coordinateSystems")
     axes = image.get("axes") if systems is None else systems[-1]["axes"]
@@ -406,12 +406,13 @@ def _n5_values(place: Path) -> Any:
     own = {name: meta[name] for name in ("dimensions", "blockSize", "dataType", "compression")}
     spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{place}/"}, "fill_missing_data_reads": True}
     about = {name: meta[name] for name in ("axes", "units", "resolution") if name in meta}
-    return ts.open({**spec, "metadata": {**own, **about}, "assume_metadata": True}, open=True).result(), meta
+    return ts.open({**spec, "metadata": {**own, **about}, "assume_metadata": True}).result(), meta
 
 
 def tensorstore_n5(place: Path, asked: Asked) -> Seen:
     """What tensorstore says of axes, sizes and units; it knows no offset."""
     store, meta = _n5_values(place)
+    assert "units" in meta, "without which it does not take the resolution"
     labels = store.domain.labels
     axes = axes_of(labels, store.rank) if any(labels) else tuple(BY_RANK[store.rank])[::-1]
     assert not {"transform", "pixelResolution", "downsamplingFactors", "voxel_size"} & set(meta), "not known to it"
@@ -435,17 +436,19 @@ def plain_n5(place: Path, asked: Asked) -> Seen:
     if factors is not None and not isinstance(factors[0], list):
         times = dict(zip(axes, factors, strict=True))
         sizes, offset = ({d: v * times[d] for d, v in sizes.items()}, {d: v / times[d] for d, v in offset.items()})
-    assert "transform" not in meta
+    assert meta.get("transform") is None
     return seen(Read(store), axes, sizes, units, offset)
 
 
 def cosem(place: Path, asked: Asked) -> Seen:
     """Levels by COSEM's transforms, whose translations are of centres."""
     store, meta = _n5_values(place / f"s{asked.level}")
+    if meta.get("transform") is None:
+        return plain_n5(place / f"s{asked.level}", asked)
     base = json.loads((place / "s0" / "attributes.json").read_text())
     axes = axes_of(meta["axes"], store.rank) if meta.get("axes") else tuple(BY_RANK[store.rank])[::-1]
     mine = meta["transform"]
-    first = base.get("transform", mine)
+    first = base["transform"] if isinstance(base.get("transform"), Mapping) else mine
     assert set(mine["axes"]) == set(first["axes"]) == set(axes)
     size, finest = (dict(zip(t["axes"], map(float, t["scale"]), strict=True)) for t in (mine, first))
     centre, start = (

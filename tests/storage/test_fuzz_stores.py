@@ -1,4 +1,8 @@
-"""Chunked stores with changed metadata: read as their own libraries do, or refused; `make evidence` draws many."""
+"""Chunked stores with changed metadata: read as their own libraries do, or refused.
+
+`EXAMPLES=1500 pytest` draws 500 of each; benchmarks/fuzz_stores.py, which `make evidence` runs, counts what becomes of
+them.
+"""
 
 from __future__ import annotations
 

@@ -108,6 +108,7 @@ REFUSED = [
     (systems({"type": "scale", "path": "scales", **ENDS}), "'scale'"),
     (systems({**SEQUENCE, "transformations": [SEQUENCE]}), "'sequence'"),
     (systems({**SEQUENCE, "transformations": [SCALE, {"type": "affine", "affine": []}]}), "'affine'"),
+    (systems({"type": "sequence", **ENDS}), "without a list"),
     (systems({**SCALE, "input": "0", "output": "nowhere"}), "nowhere"),
     (systems({**SCALE, "input": "1", "output": "physical"}), "begins at '1'"),
     (systems(SCALE, coordinateTransformations=[SCALE]), "another system"),
@@ -127,6 +128,17 @@ def test_what_does_not_lead_there_upright(tmp_path: Path, block: dict[str, Any],
 def test_levels_are_not_added_to_systems(tmp_path: Path) -> None:
     with pytest.raises(DestinationError, match="coordinate systems"):
         open_image(group(tmp_path / "o", systems(SEQUENCE)))
+
+
+@pytest.mark.parametrize(("version", "named"), [("0.5", True), ("0.4", True), ("0.2", False), (None, False)])
+def test_axes_that_are_not_named(tmp_path: Path, version: Any, named: bool) -> None:
+    made = {name: value for name, value in image([SCALE]).items() if name != "axes"}
+    folder = group(tmp_path / "o", {"multiscales": [{"version": version, **made}]})
+    if named:
+        with pytest.raises(SourceError, match="axes are not named"):
+            open_source(folder)
+    else:
+        assert open_source(folder).dims == ("z", "y", "x")  # older versions have no names
 
 
 def test_an_axis_that_contradicts_itself(tmp_path: Path) -> None:

@@ -177,6 +177,31 @@ def test_packed_numbers_are_not_taken_for_values(tmp_path: Path, version: int, e
     assert ci.operators.cast(values.fillna(0), "float64").z[0] == 400
 
 
+def test_missing_values_of_version_2(tmp_path: Path) -> None:
+    """There xarray keeps _FillValue as the fill value."""
+    folder = dataset(tmp_path / "d.zarr", 2, values=ARRAY.astype("i2"), encoding={"_FillValue": 7})
+    with pytest.raises(SourceError, match="fill_value = 7"):
+        open_source(folder)
+
+
+def test_a_chunk_larger_than_the_memory(tmp_path: Path) -> None:
+    """tensorstore would end the process."""
+    folder = stored(tmp_path / "a", 2)
+    changed(folder, chunks=[3, 4, 2**45])
+    with pytest.raises(SourceError, match="GiB of memory"):
+        open_source(folder)[...]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_groups_of_unknown_versions(tmp_path: Path, version: int) -> None:
+    zarr.open_group(str(tmp_path / "g"), mode="w", zarr_format=version).create_array("a", shape=(4, 4), dtype="u1")
+    path = tmp_path / "g" / (".zgroup" if version == 2 else "zarr.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "zarr_format": 4}))
+    with pytest.raises(SourceError, match="zarr_format = 4"):
+        open_source(tmp_path / "g")
+    assert open_source(tmp_path / "g" / "a").shape == (4, 4)
+
+
 def test_packed_numbers_without_a_group(tmp_path: Path) -> None:
     folder = stored(tmp_path / "a", 3, attributes={"scale_factor": 0.5, "add_offset": 3})
     with pytest.raises(SourceError, match=r"scale_factor = 0.5, add_offset = 3") as caught:

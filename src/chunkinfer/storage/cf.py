@@ -49,7 +49,12 @@ def refuse_packed(node: Node, dtype: Any) -> None:
     for name in ("_FillValue", "missing_value"):
         if about.get(name) is not None and not (kind == "f" and _is_nan(about[name])):
             packed[name] = about[name]
+    _refuse(node, packed)
+
+
+def _refuse(node: Node, packed: Mapping[str, Any]) -> None:
     if packed:
+        about = node.attributes
         said = ", ".join(f"{name} = {value!r}" for name, value in packed.items())
         raise SourceError(
             f"The numbers stored in {node.location.url} are not its values: {said}.",
@@ -95,7 +100,7 @@ def placed(node: Node, stored: Sequence[str], stated: Placement) -> Placement:
     Raises
     ------
     SourceError
-        Coordinates are not evenly spaced, or run backwards.
+        Coordinates are not evenly spaced, or run backwards; or some values are missing.
     """
     names = _names(node)
     above = _above(node.location)
@@ -105,7 +110,7 @@ def placed(node: Node, stored: Sequence[str], stated: Placement) -> Placement:
     lengths = dict(zip(stored, node.meta["shape"], strict=True))
     marker = ".zarray" if node.format == "zarr2" else "zarr.json"
     there = _objects(above, [f"{name}/{marker}" for name in beside.values()])
-    units = dict.fromkeys(lengths, short_unit(node.attributes.get("unit", stated.unit)))
+    units = dict.fromkeys(stated.voxel_size, stated.unit)
     sizes, offset = dict(stated.voxel_size), dict(stated.offset)
     for dim, name in beside.items():
         if not there.get(f"{name}/{marker}"):
@@ -115,9 +120,12 @@ def placed(node: Node, stored: Sequence[str], stated: Placement) -> Placement:
             continue  # another array that happens to have the name
         if coordinate.meta["shape"] != [lengths[dim]] or lengths[dim] > COORDINATES:
             raise ValueError(f"{name} has the shape {coordinate.meta['shape']}, and its axis {lengths[dim]} voxels")
-        if "units" in coordinate.attributes:
-            units[dim] = short_unit(coordinate.attributes["units"])
+        units[dim] = short_unit(coordinate.attributes.get("units", node.attributes.get("unit", stated.unit)))
         sizes[dim], offset[dim] = _grid(_values(coordinate), sizes.get(dim, 1.0), dim, node)
+        if node.format == "zarr2" and (fill := node.meta.get("fill_value")) is not None and not _is_nan(fill):
+            _refuse(
+                node, {"fill_value": fill}
+            )  # there xarray keeps _FillValue; it leaves it out where nothing is missing
     voxel_size, unit = common_unit(sizes, units)
     return Placement(voxel_size, unit, offset)
 

@@ -15,8 +15,8 @@ from chunkinfer.storage.placement import Placement, cell_corner, common_unit, fr
 
 MARKER = "attributes.json"
 
-VERSIONS = ("", "1", "2", "3", "4")
-"""First parts of the versions that are read; most datasets state none, only their container does."""
+VERSIONS = ("1", "2", "3", "4")
+"""First parts of the versions that are read. Most datasets state none: their container does."""
 
 KNOWN = ("n5", "dimensions", "blockSize", "dataType", "compression", "compressionType", "axes", "units", "resolution",
          "pixelResolution", "downsamplingFactors", "scales", "offset", "transform", "multiScale", "multiscales",
@@ -47,10 +47,10 @@ def describe(meta: Mapping[str, Any], url: str, finest: Mapping[str, Any] | None
     finest
         Of a coarser level: the attributes of the finest one.
     """
-    if str(meta.get("n5", "")).partition(".")[0] not in VERSIONS:
+    if meta.get("n5") is not None and str(meta["n5"]).partition(".")[0] not in VERSIONS:
         raise SourceError(
             f"{url} is of N5's version {meta['n5']!r}.",
-            f"Known are versions {', '.join(VERSIONS[1:])}.",
+            f"Known are versions {', '.join(VERSIONS)}.",
             ["write it anew as version 4, or as zarr", "or, if it is of one of these: correct n5 in attributes.json"],
         )
     rank = len(meta["dimensions"])

@@ -20,7 +20,7 @@ from chunkinfer.errors import SourceError
 from chunkinfer.storage import zarr
 from chunkinfer.storage.axes import SPATIAL
 from chunkinfer.storage.described import Request, unsupported
-from chunkinfer.storage.ome_versions import TYPES, one_form
+from chunkinfer.storage.ome_versions import TYPES, one_form, steps_of
 from chunkinfer.storage.placement import LONG_NAMES, Placement, cell_corner, common_unit, short_unit, whole
 
 FINEST = "0/"
@@ -41,7 +41,10 @@ def multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def levels(image: Mapping[str, Any]) -> list[str]:
     """Paths of the levels, finest first."""
-    return [str(dataset["path"]) for dataset in image["datasets"]]
+    paths = [dataset["path"] for dataset in image["datasets"]]
+    if wrong := [path for path in paths if not isinstance(path, str)]:
+        raise TypeError(f"the path of a level is {wrong[0]!r}")
+    return paths
 
 
 def axis_names(image: Mapping[str, Any]) -> list[str] | None:
@@ -74,7 +77,7 @@ def described(attributes: Mapping[str, Any], url: str) -> Mapping[str, Any] | No
 
 def is_placed(image: Mapping[str, Any], level: int) -> bool:
     """Whether a level says where its voxels are, itself or with all others."""
-    return bool(image["datasets"][level].get("coordinateTransformations") or image.get("coordinateTransformations"))
+    return bool(steps_of(image["datasets"][level]) or steps_of(image))
 
 
 def placed_by_shape(
@@ -165,10 +168,10 @@ def transformation(
         A transformation other than scale, translation and identity.
     """
     scale, shift = [1.0] * rank, [0.0] * rank
-    steps = list(image["datasets"][level].get("coordinateTransformations") or [])
-    for step in [*steps, *((image.get("coordinateTransformations") or []) if of_image else [])]:
+    steps = steps_of(image["datasets"][level])
+    for step in [*steps, *(steps_of(image) if of_image else [])]:
         kind = step.get("type")
-        values = step.get(kind)
+        values = step.get(str(kind))
         if kind == "identity":
             continue
         if kind not in ("scale", "translation") or not isinstance(values, list) or len(values) != rank:

@@ -13,7 +13,7 @@ Voxels are placed in the intrinsic system. What leads from there to others, such
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from chunkinfer.errors import SourceError
@@ -86,7 +86,7 @@ def _out_of_systems(image: Mapping[str, Any], url: str) -> dict[str, Any]:
     intrinsic = _name(_only(image["datasets"][0], url).get("output"), list(systems)[-1])
     if intrinsic not in systems:
         raise _unplaced(url, f"leads to {intrinsic!r}, which is not one of its coordinate systems {list(systems)}")
-    for step in image.get("coordinateTransformations") or []:
+    for step in steps_of(image):
         if _name(step.get("input"), "") != intrinsic or _name(step.get("output"), intrinsic) == intrinsic:
             raise _unplaced(url, f"is followed by one that does not lead from {intrinsic!r} to another system: {step}")
     datasets = []
@@ -96,7 +96,9 @@ def _out_of_systems(image: Mapping[str, Any], url: str) -> dict[str, Any]:
             raise _unplaced(url, f"leads to {step['output']!r}, and that of the finest level to {intrinsic!r}")
         if _name(step.get("input"), dataset["path"]) != dataset["path"]:
             raise _unplaced(url, f"begins at {step['input']!r}, and the level lies at {dataset['path']!r}")
-        steps = step["transformations"] if step.get("type") == "sequence" else [step]
+        steps = step.get("transformations") if step.get("type") == "sequence" else [step]
+        if not isinstance(steps, list):
+            raise _unplaced(url, "is a sequence without a list of transformations")
         datasets.append({**dataset, "coordinateTransformations": steps})
     kept = {name: value for name, value in image.items() if name != "coordinateTransformations"}
     return {**kept, "axes": systems[intrinsic], "datasets": datasets}
@@ -104,16 +106,24 @@ def _out_of_systems(image: Mapping[str, Any], url: str) -> dict[str, Any]:
 
 def _only(dataset: Mapping[str, Any], url: str) -> Mapping[str, Any]:
     """The one transformation of a level."""
-    steps: Sequence[Mapping[str, Any]] = dataset.get("coordinateTransformations") or []
+    steps = steps_of(dataset)
     if len(steps) != 1:
         raise _unplaced(url, f"is one of {len(steps)} of the level {dataset['path']!r}, which has exactly one")
     return steps[0]
 
 
+def steps_of(stated: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The transformations of an image or a level; none where it states none."""
+    steps = stated.get("coordinateTransformations")
+    if steps is not None and not isinstance(steps, list):
+        raise TypeError(f"coordinateTransformations is {steps!r}, and not a list")
+    return steps or []
+
+
 def _name(system: Any, absent: Any) -> Any:
     """The name of a coordinate system, by itself or, in later drafts, beside its path."""
     if isinstance(system, Mapping):
-        system = system.get("name") or system.get("path")
+        system = system["name"] if "name" in system else system["path"]
     return absent if system in (None, "") else system
 
 
