@@ -91,6 +91,7 @@ def test_levels_of_cosem_share_their_corner(tmp_path: Path) -> None:
     for level, offset in ((0, 10), (1, 5)):
         source = open_source(group, level=level)
         assert (source.offset["z"], source.voxel_size["z"] * source.offset["z"]) == (offset, 40)
+        assert open_source(group / f"s{level}").offset == source.offset
 
 
 def test_codecs_are_named(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def create(
         Chunks stored in one object; by default each chunk is one. See :func:`write_unit`.
     voxel_size, unit, offset
         Per spatial axis: size of a voxel in ``unit``, and the volume coordinate in voxels of index 0. Precomputed is
-        always in nm, to which other units are converted; an unknown unit is taken for nm.
+        always in nm, to which other units are converted: without one, sizes are taken for nm.
     encoding
         For precomputed: "raw", "jpeg" (lossy, and three channels bleed into each other as colours) or
         "compressed_segmentation".
@@ -144,6 +144,8 @@ def create(
     ------
     DestinationError
         Something is there already, the place cannot be written, or the format cannot hold the array.
+    VolumeError
+        The unit is no known length, and the format is in nm.
     """
     location, name, objects = rehearsed(
         url, format=format, shape=shape, dtype=dtype, dims=dims, chunks=chunks, shards=shards, voxel_size=voxel_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -123,7 +124,7 @@ def _from_node(node: Node, level: int, missing: str) -> Source:
 def describe_zarr(node: Node) -> tuple[Described, Any]:
     """What the metadata of an array of zarr or N5 says."""
     if node.format == "n5":
-        return n5.describe(node.meta, node.location.url)
+        return n5.describe(node.meta, node.location.url, _finest(node))
     if node.format == "zarr2":
         described, dtype = zarr.describe2(node.meta, node.attributes, node.location.url)
     else:
@@ -131,6 +132,15 @@ def describe_zarr(node: Node) -> tuple[Described, Any]:
     check_dtype(dtype, node.location.url)
     cf.refuse_packed(node, dtype)
     return described, dtype
+
+
+def _finest(node: Node) -> dict[str, Any] | None:
+    """What the finest level says, of a level of N5 that was opened by its own name; None of another array."""
+    if "transform" not in node.meta or not re.fullmatch(r"s[1-9]\d*", node.location.url.rpartition("/")[2]):
+        return None
+    above, name = node.location.parent(), f"s0/{n5.MARKER}"
+    found = read_objects(above, [name])[name]
+    return None if found is None else parse(above, name, found[0])
 
 
 def _from_n5_group(node: Node, level: int, missing: str) -> Source:
