@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from chunkinfer.errors import DestinationError, MissingChunk, SourceError
@@ -80,19 +81,35 @@ def refused_metadata(url: str, format: str, meta: Mapping[str, Any], error: Base
     if status(error) not in ("FAILED_PRECONDITION", "INVALID_ARGUMENT", "DATA_LOSS", "UNIMPLEMENTED"):
         return unreadable(url, error)
     said = brief(error).replace('Error parsing object member "metadata": ', "")
-    match = re.search(r'Error parsing object member "(\w+)": (.*)', said, re.DOTALL)
-    if match is None:
+    path, reason = _member(said)
+    if not path:
         return SourceError(
-            f"The metadata of {url} is not read: {said.rpartition(': ')[2]}",
+            f"The metadata of {url} is not read: {reason}",
             f"It is damaged, or says more than {format} prescribes.",
             ["compare it with the format's specification and repair it", _copied(url, format)],
         )
-    member, reason = match[1], match[2].replace("<discarded>", "nothing")
-    stated = f"{member} = {json.dumps(meta[member])[:200]}" if member in meta else f"no {member}"
-    means, way = MEMBERS.get(member, (f"It is not what {format} prescribes.", f"repair {member} in its metadata"))
+    name = ".".join(map(str, path))
+    try:
+        value = reduce(lambda part, step: part[step], path, meta)
+        stated = f"{name} = {json.dumps(value)[:200]}"
+    except (LookupError, TypeError):
+        stated = f"no {name}"
+    means, way = MEMBERS.get(path[0], (f"It is not what {format} prescribes.", f"repair {path[0]} in its metadata"))
     return SourceError(
         f"The metadata of {url} says {stated}, which is not read: {reason}", means, [way, _copied(url, format)]
     )
+
+
+def _member(said: str) -> tuple[list[Any], str]:
+    """The path to what tensorstore does not take, and why not."""
+    path: list[Any] = []
+    steps = re.compile(r'Error parsing (?:object member "([^"]+)"|value at position (\d+)): ')
+    start = steps.search(said)
+    rest = said[start.start() :] if start else said.rpartition(": ")[2]
+    while step := steps.match(rest):
+        path.append(step[1] or int(step[2]))
+        rest = rest[step.end() :]
+    return path, rest.replace("<discarded>", "nothing")
 
 
 def _copied(url: str, format: str) -> str:

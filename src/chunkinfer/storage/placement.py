@@ -131,9 +131,10 @@ def short_unit(name: object) -> str:
         return ""
     if not isinstance(name, str):
         raise TypeError(f"{name!r} is not the name of a unit")
+    name = name.strip()
     if name in METRES:
         return name
-    lower = name.strip().lower()
+    lower = name.lower()
     return UNIT_NAMES.get(lower, UNIT_NAMES.get(lower.removesuffix("s"), name))
 
 
