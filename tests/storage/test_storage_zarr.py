@@ -203,11 +203,12 @@ def test_groups_of_unknown_versions(tmp_path: Path, version: int) -> None:
 
 
 def test_packed_numbers_without_a_group(tmp_path: Path) -> None:
-    folder = stored(tmp_path / "a", 3, attributes={"scale_factor": 0.5, "add_offset": 3})
-    with pytest.raises(SourceError, match=r"scale_factor = 0.5, add_offset = 3") as caught:
+    attributes = {"scale_factor": 0.5, "add_offset": 3, "_FillValue": int(ARRAY[0, 0, 0])}
+    folder = stored(tmp_path / "a", 3, attributes=attributes)
+    with pytest.raises(SourceError, match=r"scale_factor = 0.5, add_offset = 3, _FillValue") as caught:
         open_source(folder)
     values, numbers = (eval(way.partition(": ")[2], {"dask": __import__("dask")}) for way in caught.value.ways)
-    np.testing.assert_array_equal(values, ARRAY * 0.5 + 3)
+    np.testing.assert_array_equal(values, np.where(ARRAY[0, 0, 0] == ARRAY, np.nan, ARRAY * 0.5 + 3))
     assert isinstance(numbers, da.Array)
 
 

@@ -54,26 +54,29 @@ def refuse_packed(node: Node, dtype: Any) -> None:
 
 def _refuse(node: Node, packed: Mapping[str, Any]) -> None:
     if packed:
-        about = node.attributes
         said = ", ".join(f"{name} = {value!r}" for name, value in packed.items())
         raise SourceError(
             f"The numbers stored in {node.location.url} are not its values: {said}.",
             "By the CF conventions, values are number * scale_factor + add_offset, and _FillValue marks missing ones.",
-            _ways(node, about.get("scale_factor", 1), about.get("add_offset", 0)),
+            _ways(node, packed),
         )
 
 
-def _ways(node: Node, scale: Any, offset: Any) -> list[str]:
+def _ways(node: Node, packed: Mapping[str, Any]) -> list[str]:
     """What reads the values, and what the numbers: a DataArray or a dask array is a volume too."""
-    above = _above(node.location)
+    url, above = node.location.url, _above(node.location)
     if above is not None and any(_objects(above, [".zgroup", "zarr.json"]).values()):
-        name = node.location.url.rpartition("/")[2]
+        name = url.rpartition("/")[2]
         return [
             f"the values: xarray.open_zarr({above.url!r})[{name!r}]",
             f"the stored numbers: xarray.open_zarr({above.url!r}, mask_and_scale=False)[{name!r}]",
         ]
-    array = f"dask.array.from_zarr({node.location.url!r})"
-    return [f"the values: {array} * {scale} + {offset}", f"the stored numbers: {array}"]
+    numbers = f"dask.array.from_zarr({url!r})"
+    values = f"{numbers} * {packed.get('scale_factor', 1)} + {packed.get('add_offset', 0)}"
+    for name in ("_FillValue", "missing_value"):
+        if name in packed:
+            values = f"dask.array.where({numbers} == {packed[name]!r}, float('nan'), {values})"
+    return [f"the values: {values}", f"the stored numbers: {numbers}"]
 
 
 def _is_nan(value: Any) -> bool:
@@ -122,10 +125,9 @@ def placed(node: Node, stored: Sequence[str], stated: Placement) -> Placement:
             raise ValueError(f"{name} has the shape {coordinate.meta['shape']}, and its axis {lengths[dim]} voxels")
         units[dim] = short_unit(coordinate.attributes.get("units", node.attributes.get("unit", stated.unit)))
         sizes[dim], offset[dim] = _grid(_values(coordinate), sizes.get(dim, 1.0), dim, node)
+        # Of version 2, xarray keeps _FillValue as the fill value, and none where no value is missing.
         if node.format == "zarr2" and (fill := node.meta.get("fill_value")) is not None and not _is_nan(fill):
-            _refuse(
-                node, {"fill_value": fill}
-            )  # there xarray keeps _FillValue; it leaves it out where nothing is missing
+            _refuse(node, {"fill_value": fill})
     voxel_size, unit = common_unit(sizes, units)
     return Placement(voxel_size, unit, offset)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -268,21 +266,10 @@ def understood(node: Node) -> dict[str, Any]:
     if node.format not in ("zarr2", "zarr3", "n5"):
         return {}
     # Python writes NaN where JSON has no word for it: in fill values, and in attributes of others.
-    meta = strict(node.meta)
+    meta = zarr.strict(node.meta)
     if node.format == "zarr2" and (separator := chunk_keys.separator(node)):
         meta = {**meta, "dimension_separator": separator}
     return {} if meta == node.meta else {"metadata": meta, "assume_metadata": True}
-
-
-def strict(value: Any) -> Any:
-    """JSON with the names of zarr for the numbers that it lacks."""
-    if isinstance(value, Mapping):
-        return {name: strict(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [strict(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
 
 
 def turned(store: Any, described: Described) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,17 @@ def _described(names: Any, attributes: Mapping[str, Any], rank: int, url: str) -
     stored = recognise(axis_names, rank, url)
     extra = {name: value for name, value in attributes.items() if name not in KNOWN}
     return Described(stored, canonical(stored), from_attributes(attributes, stored), extra)
+
+
+def strict(value: Any) -> Any:
+    """JSON with the names of zarr for the numbers that it lacks."""
+    if isinstance(value, Mapping):
+        return {name: strict(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [strict(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 # Writing
@@ -169,7 +181,7 @@ def coarser(
     placement
         Of the new one.
     """
-    extra = {name: value for name, value in attributes.items() if name not in KNOWN}
+    meta, extra = strict(meta), strict({name: value for name, value in attributes.items() if name not in KNOWN})
     if meta["zarr_format"] == 2:
         names = {"_ARRAY_DIMENSIONS": attributes["_ARRAY_DIMENSIONS"]} if "_ARRAY_DIMENSIONS" in attributes else {}
         made = {**meta, "shape": shape, "chunks": chunks}
