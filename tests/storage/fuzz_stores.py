@@ -294,11 +294,16 @@ def yaozarrs(place: Path, asked: Asked) -> Seen:
     return of_image(place, asked, [axis.name for axis in multiscale.axes], units, levels)
 
 
+def named(end: Any) -> Any:
+    """The name of a coordinate system, or the path of a level."""
+    return end.get("name", end.get("path")) if isinstance(end, Mapping) else end
+
+
 def neuroglancer(place: Path, asked: Asked) -> Seen:
     """What Neuroglancer's rules make of any version: homogeneous matrices, one after the other.
 
-    As there, the last coordinate system is the intrinsic one, and a unit that is not known is refused. What leads on to
-    another system is not followed, as the specification has it.
+    The intrinsic coordinate system is the one that the levels lead to, as the specification has it; what leads on from
+    there is not followed.
     """
     about = attributes(place)
     block = about.get("ome", about)
@@ -306,7 +311,10 @@ def neuroglancer(place: Path, asked: Asked) -> Seen:
     version = block.get("version") if "ome" in about else image.get("version")
     assert version is None or str(version) in ("0.1", "0.2", "0.3", "0.4", "0.5", "0.5-dev", "0.6", "0.6.dev1"), version
     systems = image.get("coordinateSystems")
-    axes = image.get("axes") if systems is None else systems[-1]["axes"]
+    if systems is not None:
+        first = named(image["datasets"][0]["coordinateTransformations"][0].get("output"))
+        (intrinsic,) = [one for one in systems if one["name"] == first] if first else systems[-1:]
+    axes = image.get("axes") if systems is None else intrinsic["axes"]
     if axes is None:
         assert str(version) in ("None", "0.1", "0.2", "0.3")
         axes = list(SPACE)
@@ -338,8 +346,8 @@ def neuroglancer(place: Path, asked: Asked) -> Seen:
         assert steps or whole or dataset is not image["datasets"][asked.level]
         if systems is not None:
             (only,) = steps
-            ends = (("input", dataset["path"]), ("output", systems[-1]["name"]))
-            assert all(only.get(end) in (None, "", right) for end, right in ends)
+            ends = (("input", dataset["path"]), ("output", intrinsic["name"]))
+            assert all(named(only.get(end)) in (None, "", right) for end, right in ends)
         made = product(whole) @ product(steps)
         return dataset["path"], np.diag(made)[:rank], made[:rank, rank]
 

@@ -182,10 +182,14 @@ def _version(location: Location, name: str, result: Any) -> str:
 def parse(location: Location, name: str, text: bytes) -> dict[str, Any]:
     """A metadata object as JSON."""
     if text.startswith(GZIP):
+        unpack = 'gzip -dc "$f" > /tmp/unpacked && mv /tmp/unpacked "$f"'
         raise SourceError(
             f"{location.url}/{name} is compressed by gzip.",
             "Its chunks may be too: something stored every file so, which readers of the format do not expect.",
-            ["unpack all files in place: gunzip", "or copy it anew with the tool that wrote it, uncompressed"],
+            [
+                f"unpack what is packed: find {location.url} -type f | while read f; do {unpack}; done",
+                "or copy it anew with the tool that wrote it, uncompressed",
+            ],
         )
     try:
         value = json.loads(text)
@@ -212,8 +216,8 @@ def arrays_below(group: Node) -> list[str] | None:
     return sorted(_walk(group.location.path, "", DEPTH, group.format == "n5"))
 
 
-def without_axes(group: Node, names: list[str]) -> list[str]:
-    """Those of the arrays in a group that are no mere lists of numbers, such as coordinates of an axis."""
+def planes_or_more(group: Node, names: list[str]) -> list[str]:
+    """Those of the arrays in a group that have two axes or more: others are coordinates, or tables."""
     markers = {"zarr2": ".zarray", "zarr3": "zarr.json", "n5": "attributes.json"}
     marker = markers[group.format]
     found = read_objects(group.location, [f"{name}/{marker}" for name in names])

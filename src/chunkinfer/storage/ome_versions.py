@@ -83,6 +83,8 @@ def _check_type(axis: Any, url: str) -> None:
 
 def _out_of_systems(image: Mapping[str, Any], url: str) -> dict[str, Any]:
     systems = {system["name"]: system["axes"] for system in image["coordinateSystems"]}
+    if len(systems) < len(image["coordinateSystems"]):
+        raise ValueError(f"two coordinate systems of {url} have one name")
     intrinsic = _name(_only(image["datasets"][0], url).get("output"), list(systems)[-1])
     if intrinsic not in systems:
         raise _unplaced(url, f"leads to {intrinsic!r}, which is not one of its coordinate systems {list(systems)}")

@@ -13,7 +13,7 @@ from chunkinfer.errors import AmbiguousSource, SourceError
 from chunkinfer.storage import cf, chunk_keys, failures, n5, naming, ome, pictures, precomputed, readers, sections, zarr
 from chunkinfer.storage.axes import canonical, recognise
 from chunkinfer.storage.described import Contents, Described, check_dtype, digest_of
-from chunkinfer.storage.nodes import Node, arrays_below, find, look, parse, read_objects, without_axes
+from chunkinfer.storage.nodes import Node, arrays_below, find, look, parse, planes_or_more, read_objects
 from chunkinfer.storage.ranges import stored
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import canonical as canonical_text
@@ -205,7 +205,7 @@ def _only_array(group: Node) -> str:
             ["give the URL of the array itself", "or write the array first"],
         )
     if len(names) > 1:
-        names = without_axes(group, names) or names
+        names = planes_or_more(group, names) or names
     if len(names) > 1:
         raise AmbiguousSource(
             f"{url} is a group of {len(names)} arrays: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}.",
