@@ -96,13 +96,14 @@ def short(unit: str | None) -> str:
 # zarr
 
 
-def write_zarr(folder: Path, version: int) -> None:
+def write_zarr(folder: Path, version: int, **options: Any) -> None:
     import zarr
 
     names = {"dimension_names": SPACE} if version == 3 else {}
     about = PLACED if version == 3 else {**PLACED, "_ARRAY_DIMENSIONS": list(SPACE)}
     zarr.create_array(
-        str(folder), shape=VALUES.shape, chunks=CHUNKS, dtype="u2", zarr_format=version, attributes=about, **names
+        str(folder), shape=VALUES.shape, chunks=CHUNKS, dtype="u2", zarr_format=version, attributes=about,
+        **names, **options,
     )[...] = VALUES  # fmt: skip
 
 
@@ -471,15 +472,19 @@ def cosem(place: Path, asked: Asked) -> Seen:
 # Precomputed
 
 
-def write_precomputed(folder: Path) -> None:
+def write_precomputed(folder: Path, **more: Any) -> None:
+    """Two levels; ``more`` is how each is encoded."""
     import tensorstore as ts
 
     for level, values in enumerate((VALUES, VALUES[:, ::2, ::2])):
         scale = {
             "size": values.shape[::-1], "resolution": [4 * 2**level, 4.5 * 2**level, 40], "encoding": "raw",
-            "voxel_offset": [[7, -3, 2], [3, -2, 2]][level], "chunk_size": CHUNKS[::-1],
+            "voxel_offset": [[7, -3, 2], [3, -2, 2]][level], "chunk_size": CHUNKS[::-1], **more,
         }  # fmt: skip
-        about = {"type": "image", "data_type": "uint16", "num_channels": 1}
+        labels = more.get("encoding") == "compressed_segmentation"
+        values = values.astype("u4") if labels else values
+        kind = "segmentation" if labels else "image"
+        about = {"type": kind, "data_type": values.dtype.name, "num_channels": 1}
         spec = {
             "driver": "neuroglancer_precomputed", "kvstore": {"driver": "file", "path": f"{folder}/"},
             "multiscale_metadata": about, "scale_metadata": scale, "create": True,
@@ -541,6 +546,14 @@ PRECOMPUTED_WORDS = (*DTYPES, "uint64", "raw", "jpeg", "png", "compressed_segmen
                      "segmentation", "image", "neuroglancer_multiscale_volume", "neuroglancer_skeletons",
                      "sharding", "hidden", [4, 4, 40], [0, 0, 0], [64, 64, 64], [[5, 4, 3]])  # fmt: skip
 
+LABELS = {
+    "encoding": "compressed_segmentation", "compressed_segmentation_block_size": [4, 4, 4],
+    "sharding": {
+        "@type": "neuroglancer_uint64_sharded_v1", "preshift_bits": 1, "hash": "identity", "minishard_bits": 1,
+        "shard_bits": 1, "minishard_index_encoding": "gzip", "data_encoding": "gzip",
+    },
+}  # fmt: skip
+
 STORES = (
     Format(
         "zarr v2", lambda folder: write_zarr(folder, 2),
@@ -551,6 +564,12 @@ STORES = (
         "zarr v3", lambda folder: write_zarr(folder, 3),
         json_changes("zarr.json", words=(*WORDS, *DTYPES, "transpose", "bytes", "little", "big", "v2", "default",
                                          "must_understand", {"must_understand": False})),
+        [zarr_python, tensorstore_zarr],
+    ),
+    Format(
+        "zarr v3, sharded", lambda folder: write_zarr(folder, 3, shards=(6, 4, 10)),
+        json_changes("zarr.json", words=(*DTYPES, "transpose", "bytes", "little", "big", "start", "end", "crc32c",
+                                         "gzip", "sharding_indexed", [2, 1, 0], [6, 8, 10], [3, 2, 5])),
         [zarr_python, tensorstore_zarr],
     ),
     Format(
@@ -589,6 +608,11 @@ STORES = (
     Format(
         "precomputed", write_precomputed,
         json_changes("info", words=PRECOMPUTED_WORDS), [cloud_volume, tensorstore_precomputed], levels=2,
+    ),
+    Format(
+        "precomputed, sharded labels", lambda folder: write_precomputed(folder, **LABELS),
+        json_changes("info", words=(*PRECOMPUTED_WORDS, "identity", "murmurhash3_x86_128", "gzip")),
+        [cloud_volume, tensorstore_precomputed], levels=2,
     ),
 )  # fmt: skip
 """Every chunked store, and who else reads it."""
