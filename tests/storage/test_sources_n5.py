@@ -111,7 +111,7 @@ WRONG_PLACES = [
 
 @pytest.mark.parametrize("change", WRONG_PLACES)
 def test_places_that_are_not_understood(tmp_path: Path, change: dict[str, Any]) -> None:
-    with pytest.raises(SourceError, match=r"version|cannot be understood"):
+    with pytest.raises(SourceError, match=r"version|cannot be understood|attribute units"):
         open_source(n5(tmp_path / "raw", **change))
 
 

@@ -213,7 +213,7 @@ def from_attributes(attributes: Mapping[str, Any], dims: Sequence[str]) -> Place
         return Placement()
     named = _required("units", [units] * len(dims) if isinstance(units, str) else units, dims)
     voxel_size, unit = common_unit(sizes, {dim: short_unit(name) for dim, name in named.items()})
-    world = _required("offset", attributes.get("offset"), dims)
+    world = _required("offset", attributes.get("offset"), dims, numbers=True)
     return Placement(voxel_size, unit, {dim: whole(world[dim] / sizes[dim]) for dim in world if dim in sizes})
 
 
@@ -233,11 +233,15 @@ def _from_dimension_units(values: Any, dims: Sequence[str]) -> Placement:
     return Placement(*common_unit(sizes, units))
 
 
-def _required(name: str, values: Any, dims: Sequence[str]) -> dict[str, Any]:
+def _required(name: str, values: Any, dims: Sequence[str], numbers: bool = False) -> dict[str, Any]:
     """Values by spatial axis, none where there is no such attribute."""
     found = {} if values is None else _per_axis(values, dims)
-    if found is None:
-        raise ValueError(f"the attribute {name} is {values!r}, which is not one value for each of the axes {dims}")
+    if found is None or (numbers and not all(map(_is_number, found.values()))):
+        raise SourceError(
+            f"The attribute {name} is {values!r}.",
+            f"It has one {'number' if numbers else 'value'} for each of the axes {tuple(dims)}, or of the spatial.",
+            [f"repair or remove the attribute {name}", "or remove voxel_size and resolution: then nothing is placed"],
+        )
     return found
 
 
