@@ -82,6 +82,39 @@ def test_missing_and_damaged_chunks(tmp_path: Path) -> None:
     assert not isinstance(caught.value, MissingChunk)
 
 
+def test_levels_of_cosem_share_their_corner(tmp_path: Path) -> None:
+    """Translations are of centres: that of 8 nm cells lies 2 nm behind that of 4 nm voxels."""
+    group, coarse = tmp_path / "em.n5", ARRAY[::2, ::2, ::2]
+    for name, array, size, start in (("s0", ARRAY, 4, 40), ("s1", coarse, 8, 42)):
+        transform = {"axes": ["z", "y", "x"], "scale": [size] * 3, "translate": [start] * 3, "units": ["nm"] * 3}
+        n5(group / name, array, transform=transform)
+    for level, offset in ((0, 10), (1, 5)):
+        source = open_source(group, level=level)
+        assert (source.offset["z"], source.voxel_size["z"] * source.offset["z"]) == (offset, 40)
+        assert open_source(group / f"s{level}").offset == source.offset
+
+
+def test_codecs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r'compression.type = "lz4".* is not registered'):
+        open_source(n5(tmp_path / "raw", compression={"type": "lz4", "blockSize": 65536}))
+
+
+WRONG_PLACES = [
+    {"n5": "5.0.0"},
+    {"transform": "identity"},
+    {"transform": {"axes": ["z", "y", "t"], "scale": [4, 4, 4]}},
+    {"pixelResolution": [4, 4, 4], "downsamplingFactors": [2, 2]},
+    {"pixelResolution": [4, 4, 4], "downsamplingFactors": "2"},
+    {"resolution": [4, 4, 4], "units": ["nm", "nm"]},
+]
+
+
+@pytest.mark.parametrize("change", WRONG_PLACES)
+def test_places_that_are_not_understood(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(SourceError, match=r"version|cannot be understood|attribute units"):
+        open_source(n5(tmp_path / "raw", **change))
+
+
 @pytest.mark.parametrize(
     "change", [{"dataType": "complex64"}, {"dimensions": [3]}, {"blockSize": "big"}, {"axes": ["a", "b", "c"]}]
 )

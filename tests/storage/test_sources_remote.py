@@ -64,6 +64,30 @@ def test_n5(tmp_path: Path, bucket: str) -> None:
     assert_same(open_source(upload(tmp_path / "em", bucket, "sources/n5")), ARRAY)
 
 
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_zarr(tmp_path: Path, bucket: str) -> None:
+    """What lies beside an array, keys of chunks that nobody told of, and archives."""
+    zarr, xr = pytest.importorskip("zarr"), pytest.importorskip("xarray")
+    coords = {"z": np.arange(10) * 40.0 + 400, "y": np.arange(20) * 4.0}
+    xr.Dataset({"em": (("z", "y", "x"), ARRAY)}, coords=coords).to_zarr(tmp_path / "d", zarr_format=2)
+    source = open_source(upload(tmp_path / "d", bucket, "sources/d"))
+    assert (source.voxel_size, source.offset) == ({"z": 40.0, "y": 4.0, "x": 1.0}, {"z": 10, "y": 0, "x": 0})
+    assert_same(source, ARRAY)
+
+    nested = tmp_path / "nested"
+    key = {"name": "v2", "separator": "/"}
+    zarr.create_array(str(nested), data=ARRAY, chunks=(8, 8, 8), zarr_format=2, chunk_key_encoding=key)
+    meta = json.loads((nested / ".zarray").read_text())
+    del meta["dimension_separator"]
+    (nested / ".zarray").write_text(json.dumps(meta))
+    assert_same(open_source(upload(nested, bucket, "sources/nested")), ARRAY)
+
+    (tmp_path / "zip").mkdir()
+    with zarr.storage.ZipStore(str(tmp_path / "zip" / "a.zarr.zip"), mode="w") as store:
+        zarr.open_group(store=store, mode="w").create_array("raw", data=ARRAY, chunks=(8, 8, 8))
+    assert_same(open_source(f"{upload(tmp_path / 'zip', bucket, 'sources/zip')}/a.zarr.zip"), ARRAY)
+
+
 def test_http(tmp_path: Path, s3_server: str, bucket: str) -> None:
     import boto3
 

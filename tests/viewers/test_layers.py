@@ -49,7 +49,7 @@ def test_voxels_keep_their_size_unit_and_place():
 
 
 @pytest.mark.parametrize(
-    ("unit", "length"), [("um", [4e-6, "m"]), ("nm", [4e-9, "m"]), ("", [4, ""]), ("parsec", [4, ""])]
+    ("unit", "length"), [("um", [4e-6, "m"]), ("nm", [4e-9, "m"]), ("", [4, ""]), ("furlong", [4, ""])]
 )
 def test_units(unit, length):
     volume = opened(lazy(unit=unit))

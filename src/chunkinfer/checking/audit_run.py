@@ -25,7 +25,7 @@ from chunkinfer.models.trace import Trace
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.planning.make import describe_normalize
 from chunkinfer.storage import Files, Ledger, Source, locate
-from chunkinfer.storage.placement import nanometres
+from chunkinfer.storage.placement import nanometres, short_unit
 from chunkinfer.volume import Volume, as_volume, describe_source
 
 Array = NDArray[Any]
@@ -335,7 +335,9 @@ def placed_wrongly(run: Run) -> Iterator[Finding]:
     should, frame = run.volume.frame, run.output.frame
     if run.volume.labelled:  # the result of an array without coordinates has none either
         should = should.moved([float(c.crop[0]) for c in axes], [float(c.stride) for c in axes])
-    sizes, wanted = nanometres(frame.voxel_size, frame.unit), nanometres(should.voxel_size, should.unit)
+    sizes, wanted = frame.voxel_size, should.voxel_size
+    if short_unit(frame.unit) != short_unit(should.unit):
+        sizes, wanted = nanometres(sizes, frame.unit), nanometres(wanted, should.unit)
     for d in should.space:
         if not np.isclose(sizes[d], wanted[d], rtol=1e-6):
             text = f"a voxel is {frame.voxel_size[d]:g} {frame.unit or '(no unit)'} along {d}"

@@ -8,6 +8,8 @@ opening, creating       from a URL to a source; from a request to a destination
 nodes, inventory        what lies at a place; every array at a URL
 erasing                 what belongs to an array; making room for an output
 zarr, ome, precomputed  the metadata of one format each; npy is read only
+ome_versions            OME-Zarr's versions in one form; coordinate systems
+cf, chunk_keys          what xarray stores beside an array; how chunks of zarr version 2 are named
 chunks, shards, morton  chunks of precomputed volumes, written below the driver; in shards; which box a shard is
 compressed_...          segmentation: the encoding of labels
 levels, downsampling    coarser levels of a stored image; the arithmetic of a level; cells: its compiled loops

@@ -56,7 +56,7 @@ ABSENT = b"\x02"
 def guess_format(url: str | os.PathLike[str], format: str | None = None) -> str:
     """The format of an output: the one asked for, else by prefix or suffix of the URL, else zarr3."""
     location = locate(url)
-    if location.kvstore["driver"] == "http":
+    if location.read_only:
         raise DestinationError(
             f"{location.url} can only be read.",
             "Outputs go to a file system, S3 or Google Cloud Storage.",
@@ -124,7 +124,7 @@ def create(
         Chunks stored in one object; by default each chunk is one. See :func:`write_unit`.
     voxel_size, unit, offset
         Per spatial axis: size of a voxel in ``unit``, and the volume coordinate in voxels of index 0. Precomputed is
-        always in nm, to which other units are converted; an unknown unit is taken for nm.
+        always in nm, to which other units are converted: without one, sizes are taken for nm.
     encoding
         For precomputed: "raw", "jpeg" (lossy, and three channels bleed into each other as colours) or
         "compressed_segmentation".
@@ -139,6 +139,8 @@ def create(
     ------
     DestinationError
         Something is there already, the place cannot be written, or the format cannot hold the array.
+    VolumeError
+        The unit is no known length, and the format is in nm.
     """
     location, name, objects = rehearsed(
         url, format=format, shape=shape, dtype=dtype, dims=dims, chunks=chunks, shards=shards, voxel_size=voxel_size,
@@ -208,7 +210,7 @@ def as_destination(source: Source) -> Destination:
     DestinationError
         It is in a format that is only read.
     """
-    if source.format not in FORMATS or source.spec["kvstore"]["driver"] == "http":
+    if source.format not in FORMATS or locate(source.url).read_only:
         raise DestinationError(
             f"{source.url} ({source.format}) can only be read.",
             "Outputs are zarr, precomputed or N5, on a file system, S3 or Google Cloud Storage.",

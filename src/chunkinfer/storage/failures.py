@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
+import os
 import re
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
 
 from chunkinfer.errors import DestinationError, MissingChunk, SourceError
 
@@ -23,6 +29,21 @@ MEANINGS = {
     "NOT_FOUND": "The bucket or folder does not exist.",
 }
 """Status code -> what it usually means."""
+
+FILL = "A fill value is a number that the array's data type holds; it is read where chunks are absent."
+CODEC = "Its chunks went through a compression or filter that tensorstore does not have."
+
+MEMBERS = {
+    "fill_value": (FILL, 'write "fill_value": 0 into its metadata'),
+    "compressor": (CODEC, "write it anew, compressed by blosc, gzip or zstd"),
+    "compression": (CODEC, "write it anew, compressed by gzip, blosc or zstd: in Fiji, or with z5py"),
+    "codecs": (CODEC, "write it anew, compressed by blosc, gzip or zstd"),
+    "zarr_format": ("It is of a version that is not known.", "write it as version 2 or 3"),
+}
+"""Member of an array's metadata -> what it means that tensorstore does not take it, and a way out."""
+
+COPY = "zarr.from_array('copy.zarr', data=a, filters='auto', compressors='auto', attributes=dict(a.attrs))"
+"""What copies a zarr array ``a`` with zarr-python into chunks that every reader knows."""
 
 REFUSALS = {
     errno.EACCES: "PERMISSION_DENIED",
@@ -56,6 +77,48 @@ def unreadable(url: str, error: BaseException, doing: str = "opened") -> SourceE
     )
 
 
+def refused_metadata(url: str, format: str, meta: Mapping[str, Any], error: BaseException) -> SourceError:
+    """The error for metadata that tensorstore does not take, by the member that it names."""
+    if status(error) not in ("FAILED_PRECONDITION", "INVALID_ARGUMENT", "DATA_LOSS", "UNIMPLEMENTED"):
+        return unreadable(url, error)
+    said = brief(error).replace('Error parsing object member "metadata": ', "")
+    path, reason = _member(said)
+    if not path:
+        return SourceError(
+            f"The metadata of {url} is not read: {reason}",
+            f"It is damaged, or says more than {format} prescribes.",
+            ["compare it with the format's specification and repair it", _copied(url, format)],
+        )
+    name = ".".join(map(str, path))
+    try:
+        value = reduce(lambda part, step: part[step], path, meta)
+        stated = f"{name} = {json.dumps(value)[:200]}"
+    except (LookupError, TypeError):
+        stated = f"no {name}"
+    means, way = MEMBERS.get(path[0], (f"It is not what {format} prescribes.", f"repair {path[0]} in its metadata"))
+    return SourceError(
+        f"The metadata of {url} says {stated}, which is not read: {reason}", means, [way, _copied(url, format)]
+    )
+
+
+def _member(said: str) -> tuple[list[Any], str]:
+    """The path to what tensorstore does not take, and why not."""
+    path: list[Any] = []
+    steps = re.compile(r'Error parsing (?:object member "([^"]+)"|value at position (\d+)): ')
+    start = steps.search(said)
+    rest = said[start.start() :] if start else said.rpartition(": ")[2]
+    while step := steps.match(rest):
+        path.append(step[1] or int(step[2]))
+        rest = rest[step.end() :]
+    return path, rest.replace("<discarded>", "nothing")
+
+
+def _copied(url: str, format: str) -> str:
+    if format in ("zarr2", "zarr3"):
+        return f"or copy it, where zarr-python reads it: a = zarr.open_array({url!r}); {COPY}"
+    return "or write it anew with another tool that reads it, as zarr or with another compression"
+
+
 def unwritable(url: str, error: BaseException, doing: str = "written") -> DestinationError:
     """The error for a destination that does not take data."""
     return DestinationError(
@@ -65,10 +128,16 @@ def unwritable(url: str, error: BaseException, doing: str = "written") -> Destin
     )
 
 
-def unread_box(url: str, box: tuple[tuple[int, int], ...], error: BaseException) -> SourceError:
+def unread_box(url: str, box: tuple[tuple[int, int], ...], error: BaseException, format: str = "") -> SourceError:
     """The error for a box that could not be read: a missing chunk, or a damaged one."""
     if status(error) == "NOT_FOUND":
         return missing_chunk(url, box, brief(error).removeprefix("NOT_FOUND: "))
+    if "blosc" in str(error) and format.startswith("zarr"):
+        return SourceError(
+            f"{url} cannot be read in the box {_text(box)}: {brief(error)}",
+            "The chunk is damaged, or has bytes behind its end, as z5py wrote them; these zarr-python passes over.",
+            [f"copy it: a = zarr.open_array({url!r}); {COPY}", "or write the chunk named above anew"],
+        )
     return SourceError(
         f"{url} cannot be read in the box {_text(box)}: {brief(error)}",
         MEANINGS.get(status(error), ""),
@@ -89,6 +158,26 @@ def missing_chunk(url: str, box: tuple[tuple[int, int], ...], chunk: str) -> Mis
             "otherwise write the missing part again before reading it",
         ],
     )
+
+
+def refuse_huge(url: str, shape: Sequence[int], itemsize: int) -> None:
+    """Refuse a chunk that this machine cannot hold: tensorstore ends the process when memory is short.
+
+    Raises
+    ------
+    SourceError
+        One chunk is larger than the memory.
+    """
+    size, memory = math.prod(shape) * itemsize, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise SourceError(
+            f"A chunk of {url} has the shape {tuple(shape)}: {size / 2**30:,.0f} GiB.",
+            f"This machine has {memory / 2**30:,.0f} GiB of memory, and a chunk is read as a whole.",
+            [
+                "if that is not its true size: repair the shape of chunks in the metadata",
+                "or write it in smaller chunks",
+            ],
+        )
 
 
 def _text(box: tuple[tuple[int, int], ...]) -> str:

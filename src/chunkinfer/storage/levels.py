@@ -21,6 +21,7 @@ from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.erasing import erase_below
 from chunkinfer.storage.files import Files
 from chunkinfer.storage.nodes import KEPT, Node, look
+from chunkinfer.storage.ome_versions import has_systems
 from chunkinfer.storage.opening import open_source, turned
 from chunkinfer.storage.placement import Placement, whole
 from chunkinfer.storage.source import Source
@@ -243,6 +244,15 @@ class _Group(Image):
         self.group = node
         image = ome.multiscale(node.attributes)
         assert image is not None
+        if has_systems(image):
+            raise DestinationError(
+                f"{self.url} is an image with coordinate systems, as OME-Zarr has them from version 0.6 on.",
+                "Levels are added to images of versions 0.4 and 0.5.",
+                [
+                    f"copy it: save(open_volume({self.url!r}), 'copy.ome.zarr', pyramid=True)",
+                    "or add levels with the tool that made it",
+                ],
+            )
         self.image = image
         self.array = look(self.location.child(self.paths[0]))
         named = ome.axis_names(image)

@@ -8,7 +8,7 @@ from typing import Any
 from chunkinfer.storage.axes import SPATIAL
 from chunkinfer.storage.described import Request, unsupported
 from chunkinfer.storage.n5 import MARKER
-from chunkinfer.storage.placement import nanometres
+from chunkinfer.storage.placement import LONG_NAMES, METRES, nanometres
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
 
@@ -37,7 +37,9 @@ def files(request: Request) -> dict[str, bytes]:
     if (compression := request.compression or "gzip") not in COMPRESSIONS:
         raise unsupported("The compression of an N5 dataset", compression, tuple(COMPRESSIONS))
     size, unit, offset = request.placement.voxel_size, request.placement.unit, request.placement.offset
-    if unit == "angstrom":  # Neuroglancer knows the metre and its prefixes, and opens nothing else
+    if (
+        unit in METRES and unit not in LONG_NAMES
+    ):  # Neuroglancer knows the metre and its prefixes, and opens nothing else
         size, unit = nanometres(size, unit), "nm"
     stored = request.dims[::-1]
     resolution = [size.get(dim, 1.0) for dim in stored]

@@ -26,6 +26,15 @@ OBJECTS = {
 }
 """Metadata object -> the format whose presence it tells."""
 
+VERSIONS = {"zarr2": 2, "zarr3": 3}
+"""Format of a group -> what its metadata says of it."""
+
+GZIP = b"\x1f\x8b"
+"""How a file begins that gzip made."""
+
+MARKERS = (".zarray", "zarr.json", ".zattrs", "attributes.json")
+"""Metadata objects that tell arrays and images from other groups."""
+
 DEPTH = 3
 """How many groups deep arrays are looked for."""
 
@@ -128,6 +137,12 @@ def find(location: Location) -> Node | None:
         or (formats[0] == "zarr3" and meta.get("node_type") == "group")
         or (formats[0] == "n5" and "dimensions" not in meta)
     )
+    if is_group and formats[0] in VERSIONS and meta.get("zarr_format") != VERSIONS[formats[0]]:
+        raise SourceError(
+            f"{location.url}/{name} says zarr_format = {meta.get('zarr_format')!r}.",
+            f"There it is {VERSIONS[formats[0]]}; other versions are not known.",
+            ["write it as version 2 or 3", f"or correct it: zarr_format is {VERSIONS[formats[0]]}"],
+        )
     before = _before(objects[f"{FOLDER}/{KEPT}"], version)
     return Node(location, formats[0], meta, attributes, raw, version, before, is_group)
 
@@ -158,11 +173,24 @@ def _version(location: Location, name: str, result: Any) -> str:
     if location.path is not None:
         # tensorstore's generation holds device numbers, which differ between machines that mount one file system.
         return str((location.path / name).stat().st_mtime_ns)
+    archive = location.kvstore.get("base", {})
+    if archive.get("driver") == "file":  # as above
+        return str(os.stat(archive["path"]).st_mtime_ns)
     return bytes(result.stamp.generation).hex()
 
 
 def parse(location: Location, name: str, text: bytes) -> dict[str, Any]:
     """A metadata object as JSON."""
+    if text.startswith(GZIP):
+        unpack = 'gzip -dc "$f" > /tmp/unpacked && mv /tmp/unpacked "$f"'
+        raise SourceError(
+            f"{location.url}/{name} is compressed by gzip.",
+            "Its chunks may be too: something stored every file so, which readers of the format do not expect.",
+            [
+                f"unpack what is packed: find {location.url} -type f | while read f; do {unpack}; done",
+                "or copy it anew with the tool that wrote it, uncompressed",
+            ],
+        )
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -181,9 +209,42 @@ def arrays_below(group: Node) -> list[str] | None:
     consolidated = _consolidated(group)
     if consolidated is not None:
         return consolidated
+    if group.location.kvstore["driver"] == "zip":
+        return _in_archive(group.location)
     if group.location.path is None:
         return None
     return sorted(_walk(group.location.path, "", DEPTH, group.format == "n5"))
+
+
+def planes_or_more(group: Node, names: list[str]) -> list[str]:
+    """Those of the arrays in a group that have two axes or more: others are coordinates, or tables."""
+    markers = {"zarr2": ".zarray", "zarr3": "zarr.json", "n5": "attributes.json"}
+    marker = markers[group.format]
+    found = read_objects(group.location, [f"{name}/{marker}" for name in names])
+    kept = []
+    for name in names:
+        text = found[f"{name}/{marker}"]
+        meta = {} if text is None else parse(group.location, f"{name}/{marker}", text[0])
+        shape = meta.get("dimensions", meta.get("shape"))
+        if not isinstance(shape, list) or len(shape) > 1:
+            kept.append(name)
+    return kept
+
+
+def _in_archive(location: Location) -> list[str]:
+    """Folders of an archive that hold an array; those of an image, and its levels, are one."""
+    try:
+        keys = sorted(key.decode() for key in kvstore(location.kvstore).list().result())
+    except failures.FAILURES as error:
+        raise failures.unreadable(location.url, error) from error
+    found: list[str] = []
+    for folder in dict.fromkeys(key.rpartition("/")[0] for key in keys if key.rpartition("/")[2] in MARKERS):
+        if not folder or any(folder.startswith(f"{outer}/") for outer in found):
+            continue
+        texts = read_objects(location, [f"{folder}/{name}" for name in MARKERS])
+        if any(text is not None and _names_array(name.rpartition("/")[2], text[0]) for name, text in texts.items()):
+            found.append(folder)
+    return found
 
 
 def _consolidated(group: Node) -> list[str] | None:
@@ -215,16 +276,19 @@ def _walk(folder: Path, prefix: str, depth: int, unmarked: bool) -> Iterator[str
 
 def _is_leaf(path: Path) -> bool:
     """Whether a folder is an array, or a group that is a multiscale image."""
-    if (path / ".zarray").is_file() or (path / "s0" / "attributes.json").is_file():
+    if (path / "s0" / "attributes.json").is_file():
         return True
-    for name in ("zarr.json", ".zattrs", "attributes.json"):
-        try:
-            text = (path / name).read_text()
-        except OSError:
-            continue
-        if '"multiscales"' in text or '"array"' in text or (name == "attributes.json" and '"dimensions"' in text):
-            return True
+    for name in MARKERS:
+        with suppress(OSError):
+            if _names_array(name, (path / name).read_bytes()):
+                return True
     return False
+
+
+def _names_array(name: str, text: bytes) -> bool:
+    """Whether a metadata object is that of an array, or of a group that is a multiscale image."""
+    said = (b'"multiscales"', b'"array"', *((b'"dimensions"',) if name == "attributes.json" else ()))
+    return name == ".zarray" or any(word in text for word in said)
 
 
 def _not_found(location: Location, why: str) -> SourceNotFound:

@@ -1,4 +1,4 @@
-"""OME-Zarr multiscales, 0.4 (zarr v2) and 0.5 (zarr v3): levels, axes, scale, translation, units.
+"""OME-Zarr multiscales: levels, axes, scale, translation, units; 0.4 (zarr v2) and 0.5 (zarr v3) are written.
 
 A translation names the centre of a level's first voxel, as Neuroglancer and ome-zarr-py understand it. Offsets are of
 corners, which the levels of a pyramid share: where the centres of a level lie as those of averaged cells do, its corner
@@ -20,18 +20,11 @@ from chunkinfer.errors import SourceError
 from chunkinfer.storage import zarr
 from chunkinfer.storage.axes import SPATIAL
 from chunkinfer.storage.described import Request, unsupported
-from chunkinfer.storage.placement import Placement, common_unit, short_unit, whole
+from chunkinfer.storage.ome_versions import TYPES, one_form, steps_of
+from chunkinfer.storage.placement import LONG_NAMES, Placement, cell_corner, common_unit, short_unit, whole
 
 FINEST = "0/"
 """Where outputs keep their finest level."""
-
-TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
-
-UNITS = {
-    "pm": "picometer", "angstrom": "angstrom", "nm": "nanometer", "um": "micrometer", "mm": "millimeter",
-    "cm": "centimeter", "m": "meter",
-}  # fmt: skip
-"""Short unit -> its name in UDUNITS."""
 
 COLORS = ("FF0000", "00FF00", "0000FF")
 """Of the first channels, where there are no more than these; one, or many, are white."""
@@ -48,7 +41,10 @@ def multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def levels(image: Mapping[str, Any]) -> list[str]:
     """Paths of the levels, finest first."""
-    return [str(dataset["path"]) for dataset in image["datasets"]]
+    paths = [dataset["path"] for dataset in image["datasets"]]
+    if wrong := [path for path in paths if not isinstance(path, str)]:
+        raise TypeError(f"the path of a level is {wrong[0]!r}")
+    return paths
 
 
 def axis_names(image: Mapping[str, Any]) -> list[str] | None:
@@ -67,6 +63,69 @@ def channel_names(attributes: Mapping[str, Any]) -> list[str] | None:
     return labels if labels and len(labels) == len(channels) else None
 
 
+def described(attributes: Mapping[str, Any], url: str) -> Mapping[str, Any] | None:
+    """As `multiscale`, in the one form that the functions below read.
+
+    Raises
+    ------
+    SourceError
+        The version is not known, or its coordinate systems are not understood.
+    """
+    image = multiscale(attributes)
+    return None if image is None else one_form(attributes, image, url)
+
+
+def is_placed(image: Mapping[str, Any], level: int) -> bool:
+    """Whether a level says where its voxels are, itself or with all others."""
+    return bool(steps_of(image["datasets"][level]) or steps_of(image))
+
+
+def placed_by_shape(
+    image: Mapping[str, Any], level: int, shape: Sequence[int], finest: Sequence[int], url: str
+) -> dict[str, Any]:
+    """The image with a place for a level that states none: its voxels are cells of the finest level's.
+
+    Parameters
+    ----------
+    image, level, url
+        As for `placement`.
+    shape, finest
+        Voxels of the level and of the finest one, along each stored axis.
+
+    Raises
+    ------
+    SourceError
+        The shapes do not tell how large the cells are.
+    """
+    fitting = [_factors(n, whole) for n, whole in zip(shape, finest, strict=True)]
+    sure = {factors[0] for factors in fitting if len(factors) == 1 and factors[0] > 1}
+    chosen = [list(factors) if len(factors) == 1 else [f for f in sure if f in factors] for factors in fitting]
+    if any(len(factors) != 1 for factors in chosen):
+        raise SourceError(
+            f"Level {level} of {url} does not say how large its voxels are.",
+            f"Its shape {tuple(shape)} beside {tuple(finest)} of the finest level does not tell it either.",
+            [
+                f"give the size: open_volume({url!r}, array={levels(image)[level]!r}, voxel_size=(...))",
+                "or repair the multiscales metadata",
+            ],
+        )
+    times = [factors[0] for factors in chosen]
+    made = with_levels(image, [levels(image)[level]], [times], "", url)["datasets"][1]
+    datasets = list(image["datasets"])
+    datasets[level] = {**datasets[level], "coordinateTransformations": made["coordinateTransformations"]}
+    if is_placed(image, 0):
+        return {**image, "datasets": datasets}
+    # No size is stated: what is known is how many cells make one.
+    return {**image, "datasets": datasets, "axes": axis_names(image)}
+
+
+def _factors(n: int, whole: int) -> range:
+    """Voxels per cell that make ``n`` cells of the whole: the quotient, or else any that cut or leave out the last."""
+    if n and whole % n == 0:
+        return range(whole // n, whole // n + 1)
+    return range(whole // (n + 1) + 1, -(-whole // (n - 1)) if n > 1 else whole + 1)
+
+
 def placement(image: Mapping[str, Any], level: int, stored: tuple[str, ...], url: str) -> Placement:
     """Voxel size, unit and offset of a level: its own transformations, then those of the whole image.
 
@@ -75,12 +134,8 @@ def placement(image: Mapping[str, Any], level: int, stored: tuple[str, ...], url
     SourceError
         A transformation other than scale, translation and identity.
     """
-    scale, shift = transformation(image, level, len(stored), url)
-    if level > 0:
-        finest, first = transformation(image, 0, len(stored), url)
-        axes = zip(scale, finest, shift, first, strict=True)
-        if all(abs(b - a - (s - f) / 2) <= 1e-6 * s for s, f, b, a in axes):
-            shift = first  # averaged cells: their corner is the finest level's
+    scale, centre = transformation(image, level, len(stored), url)
+    shift = cell_corner(scale, centre, *transformation(image, 0, len(stored), url))
     sizes = {dim: float(size) for dim, size in zip(stored, scale, strict=True) if dim in SPATIAL}
     world = {dim: value for dim, value in zip(stored, shift, strict=True) if dim in SPATIAL}
     if not all(size > 0 for size in sizes.values()):
@@ -94,6 +149,8 @@ def placement(image: Mapping[str, Any], level: int, stored: tuple[str, ...], url
         for dim, axis in zip(stored, image.get("axes") or [], strict=False)
         if isinstance(axis, Mapping) and dim in sizes
     }
+    if not is_placed(image, level):
+        units = {}  # no size is stated that could be in a unit
     # In voxels first: the offset does not depend on the unit.
     offset = {dim: whole(world[dim] / sizes[dim]) for dim in sizes}
     voxel_size, unit = common_unit(sizes, units)
@@ -111,18 +168,19 @@ def transformation(
         A transformation other than scale, translation and identity.
     """
     scale, shift = [1.0] * rank, [0.0] * rank
-    steps = list(image["datasets"][level].get("coordinateTransformations") or [])
-    for step in [*steps, *((image.get("coordinateTransformations") or []) if of_image else [])]:
-        values = step.get(step.get("type"))
-        if step.get("type") == "identity":
+    steps = steps_of(image["datasets"][level])
+    for step in [*steps, *(steps_of(image) if of_image else [])]:
+        kind = step.get("type")
+        values = step.get(str(kind))
+        if kind == "identity":
             continue
-        if step.get("type") not in ("scale", "translation") or not values or len(values) != rank:
+        if kind not in ("scale", "translation") or not isinstance(values, list) or len(values) != rank:
             raise SourceError(
-                f"Level {level} of {url} is placed by the transformation {dict(step)!r}.",
-                "Understood are scale and translation with one number per axis.",
-                ["repair the multiscales metadata", f"or open the array itself: array={levels(image)[level]!r}"],
+                f"Level {level} of {url} is placed by the transformation {kind!r}: {dict(step)}.",
+                "Understood are scale, translation and identity, with one number for each axis.",
+                ["resample it onto an upright grid", f"or open the array itself: array={levels(image)[level]!r}"],
             )
-        if step["type"] == "scale":
+        if kind == "scale":
             scale = [a * b for a, b in zip(scale, values, strict=True)]
             shift = [a * b for a, b in zip(shift, values, strict=True)]
         else:
@@ -198,7 +256,7 @@ def _image(request: Request, name: str) -> dict[str, Any]:
     if not {"y", "x"} <= set(request.dims):
         raise unsupported("The axes of an OME-Zarr image", request.dims, "y and x, with any of t, c and z")
     place = request.placement
-    unit = {"unit": UNITS.get(place.unit, place.unit)} if place.unit else {}
+    unit = {"unit": LONG_NAMES.get(place.unit, place.unit)} if place.unit else {}
     axes = [{"name": dim, "type": TYPES[dim], **(unit if dim in SPATIAL else {})} for dim in request.dims]
     scale = [place.voxel_size.get(dim, 1.0) for dim in request.dims]
     start = [_short(place.offset.get(dim, 0) * size) for dim, size in zip(request.dims, scale, strict=True)]

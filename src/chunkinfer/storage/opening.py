@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from chunkinfer.errors import AmbiguousSource, SourceError
-from chunkinfer.storage import failures, n5, naming, ome, pictures, precomputed, readers, sections, zarr
+from chunkinfer.storage import cf, chunk_keys, failures, n5, naming, ome, pictures, precomputed, readers, sections, zarr
 from chunkinfer.storage.axes import canonical, recognise
 from chunkinfer.storage.described import Contents, Described, check_dtype, digest_of
-from chunkinfer.storage.nodes import Node, arrays_below, find, look, read_objects
+from chunkinfer.storage.nodes import Node, arrays_below, find, look, parse, planes_or_more, read_objects
 from chunkinfer.storage.ranges import stored
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import canonical as canonical_text
@@ -110,33 +111,50 @@ def _from_node(node: Node, level: int, missing: str) -> Source:
         else:
             _only_level(location, level)
             described, dtype = describe_zarr(node)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if node.format != "n5":
+                described = replace(described, placement=cf.placed(node, described.stored, described.placement))
+        check_dtype(dtype, location.url)
+        return stored_source(node, described, missing)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise _malformed(node, error) from error
-    check_dtype(dtype, location.url)
-    return stored_source(node, described, missing)
 
 
 def describe_zarr(node: Node) -> tuple[Described, Any]:
     """What the metadata of an array of zarr or N5 says."""
     if node.format == "n5":
-        return n5.describe(node.meta, node.location.url)
+        return n5.describe(node.meta, node.location.url, _finest(node))
     if node.format == "zarr2":
-        return zarr.describe2(node.meta, node.attributes, node.location.url)
-    return zarr.describe3(node.meta, node.location.url)
+        described, dtype = zarr.describe2(node.meta, node.attributes, node.location.url)
+    else:
+        described, dtype = zarr.describe3(node.meta, node.location.url)
+    check_dtype(dtype, node.location.url)
+    cf.refuse_packed(node, dtype)
+    return described, dtype
+
+
+def _finest(node: Node) -> dict[str, Any] | None:
+    """What the finest level says, of a level of N5 that was opened by its own name; None of another array."""
+    if "transform" not in node.meta or not re.fullmatch(r"s[1-9]\d*", node.location.url.rpartition("/")[2]):
+        return None
+    above, name = node.location.parent(), f"s0/{n5.MARKER}"
+    found = read_objects(above, [name])[name]
+    return None if found is None else parse(above, name, found[0])
 
 
 def _from_n5_group(node: Node, level: int, missing: str) -> Source:
     """The levels of a multiscale group are its arrays s0, s1, ..."""
     name = f"s{level}"
     there = read_objects(node.location, [f"{n}/{n5.MARKER}" for n in ("s0", name)])
-    if there[f"s0/{n5.MARKER}"] is None:
+    if (first := there[f"s0/{n5.MARKER}"]) is None:
         return _from_node(look(node.location.child(_only_array(node))), level, missing)
     if there[f"{name}/{n5.MARKER}"] is None:
         others = read_objects(node.location, [f"s{i}/{n5.MARKER}" for i in range(20)])
         listed = [f"{i}: s{i}" for i, found in enumerate(others.values()) if found]
         raise precomputed.no_level(node.location.url, level, listed)
     found = look(replace(node.location.child(name), format="n5"))
-    described, dtype = n5.describe(n5.of_level(node.meta, found.meta, level), found.location.url)
+    finest = parse(node.location, f"s0/{n5.MARKER}", first[0])
+    meta = n5.of_level(node.meta, found.meta, level)
+    described, dtype = n5.describe(meta, found.location.url, n5.of_level(node.meta, finest, 0))
     check_dtype(dtype, found.location.url)
     return stored_source(found, described, missing, url=node.location.url)
 
@@ -147,16 +165,20 @@ def _only_level(location: Location, level: int) -> None:
 
 
 def _from_group(node: Node, level: int, missing: str) -> Source:
-    image = ome.multiscale(node.attributes)
+    url = node.location.url
+    image = ome.described(node.attributes, url)
     if image is None:
         return _from_node(look(node.location.child(_only_array(node))), level, missing)
-    url, paths = node.location.url, ome.levels(image)
+    paths = ome.levels(image)
     if not 0 <= level < len(paths):
         raise precomputed.no_level(url, level, [f"{i}: {path}" for i, path in enumerate(paths)])
     found = look(node.location.child(paths[level]))
     described, dtype = describe_zarr(found)
     check_dtype(dtype, found.location.url)
     stored = recognise(ome.axis_names(image), len(found.meta["shape"]), url)
+    if level > 0 and not ome.is_placed(image, level):
+        finest = look(node.location.child(paths[0])).meta["shape"]
+        image = ome.placed_by_shape(image, level, found.meta["shape"], finest, url)
     channels = ome.channel_names(node.attributes)
     described = replace(
         described,
@@ -183,6 +205,8 @@ def _only_array(group: Node) -> str:
             ["give the URL of the array itself", "or write the array first"],
         )
     if len(names) > 1:
+        names = planes_or_more(group, names) or names
+    if len(names) > 1:
         raise AmbiguousSource(
             f"{url} is a group of {len(names)} arrays: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}.",
             "Which of them is the volume cannot be guessed.",
@@ -199,7 +223,15 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
         "kvstore": location.kvstore,
         "fill_missing_data_reads": missing == "fill",
         **described.options,
+        **understood(node),
     }
+    placement = described.placement.complete(described.dims)
+    if not placement.possible:
+        raise SourceError(
+            f"{location.url} has the voxel size {placement.voxel_size} and the offset {placement.offset}.",
+            "A voxel size is positive and finite on every axis, an offset is finite.",
+            ["repair the metadata", "or remove what it says of them, and give both: open_volume(url, voxel_size=...)"],
+        )
     # Not of what is said beside it: a volume stays the same when a level is added, or another array to its group.
     digest = digest_of(*node.raw, canonical_text(asdict(described)).encode())
     try:
@@ -207,13 +239,12 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
     except failures.FAILURES as error:
         if isinstance(error, SourceError):
             raise
-        raise failures.unreadable(location.url, error) from error
-    placement = described.placement.complete(described.dims)
+        raise failures.refused_metadata(location.url, node.format, node.meta, error) from error
     chunks = tuple(store.chunk_layout.read_chunk.shape)
     return Source(
         url=url or location.url,
         format=node.format,
-        spec=store.spec(minimal_spec=True).to_json(),
+        spec=store.spec(minimal_spec="metadata" not in spec).to_json(),
         dims=described.dims,
         shape=tuple(store.shape),
         dtype=np.dtype(store.dtype.numpy_dtype),
@@ -228,6 +259,17 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
         digest=digest,
         missing=missing,
     )
+
+
+def understood(node: Node) -> dict[str, Any]:
+    """Members of a tensorstore spec that replace metadata which it does not read as it is meant."""
+    if node.format not in ("zarr2", "zarr3", "n5"):
+        return {}
+    # Python writes NaN where JSON has no word for it: in fill values, and in attributes of others.
+    meta = zarr.strict(node.meta)
+    if node.format == "zarr2" and (separator := chunk_keys.separator(node)):
+        meta = {**meta, "dimension_separator": separator}
+    return {} if meta == node.meta else {"metadata": meta, "assume_metadata": True}
 
 
 def turned(store: Any, described: Described) -> Any:

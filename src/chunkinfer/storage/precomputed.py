@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chunkinfer.errors import DestinationError, SourceError
-from chunkinfer.storage import morton
+from chunkinfer.storage import failures, morton
 from chunkinfer.storage.axes import canonical
 from chunkinfer.storage.described import Described, Request, unsupported
 from chunkinfer.storage.placement import BLOCK, Placement, nanometres, whole
@@ -60,8 +60,10 @@ def describe(info: Mapping[str, Any], url: str, level: int, path: Path | None) -
             f"Readable encodings are {', '.join(ENCODINGS)}.",
             ["transfer it to one of these with cloud-volume or igneous", "or export the part you need to zarr"],
         )
+    if not isinstance(scale["key"], str):
+        raise TypeError(f"the key of level {level} is {scale['key']!r}")
     if path is not None and not scale.get("sharding"):
-        _refuse_compressed(path / str(scale["key"]), url)
+        _refuse_compressed(path / scale["key"], url)
     block = info.get(BLOCK, {})
     named = block.get("dims") if isinstance(block, Mapping) else None
     dims = canonical(named or (("x", "y", "z") if info.get("num_channels", 1) == 1 else STORED))
@@ -93,6 +95,8 @@ def _refuse_compressed(folder: Path, url: str) -> None:
             found = next((e.name for e in islice(entries, LISTED) if e.name.endswith(COMPRESSED_SUFFIXES)), None)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise failures.unreadable(str(folder), error) from error
     if found:
         raise SourceError(
             f"The chunks of {url} are compressed files, such as {found}.",

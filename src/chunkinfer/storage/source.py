@@ -105,7 +105,7 @@ class Source:
         except failures.FAILURES as error:
             if isinstance(error, ChunkinferError):
                 raise
-            raise failures.unread_box(self.url, bounds, error) from error
+            raise failures.unread_box(self.url, bounds, error, self.format) from error
 
     def _store(self) -> Any:
         return opened(self.spec, self.digest + self.version)
@@ -165,6 +165,7 @@ def box_of(key: Any, shape: tuple[int, ...]) -> tuple[Bounds, tuple[int | slice,
 
 def _stored(source: Source, bounds: Bounds) -> NDArray[Any]:
     """What tensorstore reads."""
+    failures.refuse_huge(source.url, source.chunks, source.dtype.itemsize)
     index = tuple(slice(start, stop) for start, stop in bounds)
     values: NDArray[Any] = source._store()[index].read().result()
     return values

@@ -25,6 +25,10 @@ FORMAT_PREFIXES = {"precomputed": "precomputed", "zarr": "zarr", "zarr2": "zarr2
 """URL prefix -> format asked for; ``zarr`` is either version when reading and zarr3 when creating."""
 
 
+ARCHIVES = (".zip", ".ozx")
+"""Suffixes of archives that are looked into: ``em.zarr.zip``, ``em.ozx``."""
+
+
 @dataclass(frozen=True)
 class Location:
     """Where a URL points."""
@@ -37,6 +41,11 @@ class Location:
     """The format named by the URL's prefix, if any."""
     path: Path | None = None
     """The place on a local file system."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written there, whoever asks."""
+        return self.kvstore["driver"] in ("http", "zip")
 
     @property
     def object(self) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def locate(url: str | os.PathLike[str]) -> Location:
 
 def holds(place: Location, kvstore: Mapping[str, Any]) -> bool:
     """Whether what a kvstore spec names lies at a place or below it, links followed."""
-    if any(place.kvstore.get(name) != kvstore.get(name) for name in ("driver", "bucket", "base_url")):
+    if any(place.kvstore.get(name) != kvstore.get(name) for name in ("driver", "bucket", "base_url", "base")):
         return False
     outer, inner = str(place.kvstore["path"]), str(kvstore.get("path", ""))
     if place.path is not None:
@@ -120,6 +129,10 @@ def _place(text: str) -> Location:
         path = Path(unquote(text[len("file://") :]) if scheme else text).expanduser().absolute()
         # The normalised form, without resolving links: the user's own name for the place.
         path = Path(os.path.normpath(path))
+        if (
+            archive := next((p for p in (path, *path.parents) if _is_archive(p.name) and p.is_file()), None)
+        ) is not None:
+            return _in_archive(str(path), {"driver": "file", "path": str(archive)}, str(path)[len(str(archive)) :])
         return Location(str(path), {"driver": "file", "path": f"{path}/".replace("//", "/")}, path=path)
     if scheme not in _REMOTE:
         raise SourceError(
@@ -140,7 +153,20 @@ def _place(text: str) -> Location:
         )
     path_in_store = unquote(parts.path).strip("/")
     url = f"{scheme}://{parts.netloc}/{path_in_store}".rstrip("/")
+    names = path_in_store.split("/")
+    if (depth := next((i for i, name in enumerate(names, 1) if _is_archive(name)), 0)) > 0:
+        place = _REMOTE[scheme](parts.netloc, "/".join(names[:depth]))
+        return _in_archive(url, place, "/".join(names[depth:]))
     return Location(url, _REMOTE[scheme](parts.netloc, f"{path_in_store}/".lstrip("/")))
+
+
+def _is_archive(name: str) -> bool:
+    return name.lower().endswith(ARCHIVES)
+
+
+def _in_archive(url: str, archive: dict[str, Any], inside: str) -> Location:
+    """A place in a zip archive: no path of the local file system, and only to be read."""
+    return Location(url, {"driver": "zip", "base": archive, "path": f"{inside.strip('/')}/".lstrip("/")})
 
 
 def _s3(bucket: str, path: str) -> dict[str, Any]:

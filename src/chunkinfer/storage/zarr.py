@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from chunkinfer.errors import DestinationError, SourceError
 from chunkinfer.storage.axes import canonical, recognise
 from chunkinfer.storage.described import DTYPES, Described, Request, unsupported
+from chunkinfer.storage.failures import COPY
 from chunkinfer.storage.placement import BLOCK, Placement, dimension_units, from_attributes
 
 MARKER2, MARKER3 = ".zarray", "zarr.json"
@@ -40,7 +42,7 @@ def describe2(meta: Mapping[str, Any], attributes: Mapping[str, Any], url: str) 
             f"The chunks of {url} are encoded by {', '.join(unread)}.",
             f"Of zarr version 2, arrays without filters are read, compressed by {', '.join(COMPRESSORS2)}.",
             [
-                "copy it with zarr-python: zarr.create_array('copy.zarr', data=zarr.open_array(url))",
+                f"copy it with zarr-python: a = zarr.open_array({url!r}); {COPY}",
                 "or write it anew without filters",
             ],
         )
@@ -70,6 +72,17 @@ def _described(names: Any, attributes: Mapping[str, Any], rank: int, url: str) -
     stored = recognise(axis_names, rank, url)
     extra = {name: value for name, value in attributes.items() if name not in KNOWN}
     return Described(stored, canonical(stored), from_attributes(attributes, stored), extra)
+
+
+def strict(value: Any) -> Any:
+    """JSON with the names of zarr for the numbers that it lacks."""
+    if isinstance(value, Mapping):
+        return {name: strict(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [strict(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 # Writing
@@ -168,7 +181,7 @@ def coarser(
     placement
         Of the new one.
     """
-    extra = {name: value for name, value in attributes.items() if name not in KNOWN}
+    meta, extra = strict(meta), strict({name: value for name, value in attributes.items() if name not in KNOWN})
     if meta["zarr_format"] == 2:
         names = {"_ARRAY_DIMENSIONS": attributes["_ARRAY_DIMENSIONS"]} if "_ARRAY_DIMENSIONS" in attributes else {}
         made = {**meta, "shape": shape, "chunks": chunks}

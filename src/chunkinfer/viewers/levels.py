@@ -29,7 +29,11 @@ class Stored(NamedTuple):
     @property
     def image(self) -> Mapping[str, Any] | None:
         """OME-Zarr's description of a multiscale image."""
-        return ome.multiscale(self.node.attributes) if self.node is not None and self.node.is_group else None
+        return (
+            None
+            if self.node is None or not self.node.is_group
+            else ome.described(self.node.attributes, self.node.location.url)
+        )
 
     @property
     def levels(self) -> int:
