@@ -99,7 +99,9 @@ def open_volume(
     )
     names = source.names.get("channel_names")
     channel = None if "c" not in source.dims or not names or len(names) != lengths["c"] else list(names)
-    attrs = {**{k: v for k, v in source.names.items() if k != "channel_names"}, "source": source.url}
+    # Which sections a stack has, its coordinates say, also after it was cut.
+    kept = {k: v for k, v in source.names.items() if k not in ("channel_names", "sections")}
+    attrs = {**kept, "source": source.url}
     result = frame.label(data, source.dims, name=_stem(source.url), attrs=attrs, channel=channel)
     if lengths.get("t") == 1:
         result = result.isel(t=0, drop=True)

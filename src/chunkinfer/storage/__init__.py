@@ -11,6 +11,7 @@ zarr, ome, precomputed  the metadata of one format each; npy is read only
 chunks, shards, morton  chunks of precomputed volumes, written below the driver; in shards; which box a shard is
 compressed_...          segmentation: the encoding of labels
 levels, downsampling    coarser levels of a stored image; the arithmetic of a level; cells: its compiled loops
+attributes              what JSON can hold of attributes
 axes, placement         names and order of axes; voxel size, unit and offset
 readers                 by format: what describes a file, what reads boxes of it
 sections, naming, ...   pictures, tiff, hdf5, nifti, mrc, npy, n5: one format each, read only

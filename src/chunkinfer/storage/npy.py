@@ -17,15 +17,20 @@ SUFFIXES = (".npy",)
 WHAT = ".npy files"
 NEEDS = "numpy"
 
+VERSIONS = ((1, 0), (2, 0), (3, 0))
+
 
 def describe(file: Stored, inside: str, level: int) -> Contents:
     """What the header says."""
     with file.open() as stream:
-        version = np.lib.format.read_magic(stream)
+        if (version := np.lib.format.read_magic(stream)) not in VERSIONS:
+            raise ValueError(f"it is of version {version}, and known are {VERSIONS}")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
         if dtype.hasobject:
             raise ValueError("it holds Python objects, which would be unpickled")
+        if any(n < 0 for n in shape):
+            raise ValueError(f"its shape is {shape}")
         stored = recognise(None, len(shape), file.url)
         spec = flat.spec(file, stream.tell(), shape, dtype, "F" if fortran else "C")
     return Contents(stored, shape, dtype, flat.chunks(stored, shape), spec)

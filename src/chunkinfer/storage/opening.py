@@ -23,6 +23,11 @@ DRIVERS = {"zarr2": "zarr", "zarr3": "zarr3", "precomputed": "neuroglancer_preco
 """Format -> tensorstore driver."""
 
 
+UNPACK = {".gz": "gunzip --keep", ".bz2": "bunzip2 --keep", ".xz": "unxz --keep", ".zip": "unzip", ".tgz": "tar xf",
+          ".tar": "tar xf"}  # fmt: skip
+"""Suffix of packed files -> the command that unpacks them."""
+
+
 def open_source(
     url: str | os.PathLike[str], *, level: int = 0, array: str | None = None, missing: str = "error"
 ) -> Source:
@@ -87,6 +92,8 @@ def _file_or_sections(location: Location, level: int, missing: str) -> Source | 
         return _open_file(*file, level)
     elif location.file_in(pictures.SUFFIXES):
         found = sections.single(location)
+    elif packed := location.file_in(tuple(UNPACK)):
+        raise _packed(packed[0])
     elif location.path is not None and os.path.isfile(location.path):
         raise SourceError(
             f"{location.path} is a single file.",
@@ -96,6 +103,17 @@ def _file_or_sections(location: Location, level: int, missing: str) -> Source | 
     else:
         return None
     return None if found is None else _of_contents(found, "sections", location.url, level)
+
+
+def _packed(place: Location) -> SourceError:
+    """The error for a file that cannot be entered in the middle."""
+    name = place.url.rpartition("/")[2]
+    suffix = next(suffix for suffix in UNPACK if name.lower().endswith(suffix))
+    return SourceError(
+        f"{place.url} is packed as a whole.",
+        "A box of it cannot be read without unpacking all that lies before it; of packed files, only .nii.gz is read.",
+        [f"{UNPACK[suffix]} {name!r}", f"and then open_volume({place.url[: -len(suffix)]!r})"],
+    )
 
 
 def _from_node(node: Node, level: int, missing: str) -> Source:
