@@ -15,7 +15,8 @@ from chunkinfer.errors import AmbiguousSource, MissingExtra, SourceError, Source
 from chunkinfer.storage import flat, ranges
 from chunkinfer.storage.axes import SPATIAL, recognise
 from chunkinfer.storage.described import Contents
-from chunkinfer.storage.placement import decimal, from_attributes
+from chunkinfer.storage.numbers import is_size, shortest
+from chunkinfer.storage.placement import Placement, from_attributes
 from chunkinfer.storage.ranges import Stored
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nx", ".nxs")
@@ -44,19 +45,30 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
         tags = _axistags(attributes)
         named = labels or [tag["key"] for tag in tags] or _first(attributes, "axis_names", "_ARRAY_DIMENSIONS")
         stored = recognise(named, dataset.ndim, f"{file.url}/{name}")
-        if "element_size_um" in attributes:  # ImageJ's
-            attributes |= {"resolution": attributes["element_size_um"], "units": "um"}
-        elif tags:
-            attributes = {**_sizes_of(tags, attributes), **attributes}
         return Contents(
             stored,
             dataset.shape,
             dataset.dtype,
             dataset.chunks or flat.chunks(stored, dataset.shape),
             {**file.spec, "name": name},
-            from_attributes(attributes, stored),
+            _placement(attributes, tags, stored),
             {key: value for key, value in attributes.items() if key not in READ and value is not None},
         )
+
+
+def _placement(attributes: Mapping[str, Any], tags: list[dict[str, Any]], stored: tuple[str, ...]) -> Placement:
+    """What the first convention that gives a size of voxels says: ImageJ's, CREMI's and funlib's, vigra's."""
+    others = {name: value for name, value in attributes.items() if name not in ("voxel_size", "resolution")}
+    said = [attributes]
+    if "element_size_um" in attributes:
+        said.insert(0, {**others, "resolution": attributes["element_size_um"], "units": "um"})
+    if tags:
+        said.append({**others, **_sizes_of(tags, attributes, stored)})
+    for found in said:
+        placement = from_attributes(found, stored)
+        if placement.voxel_size and all(map(is_size, placement.voxel_size.values())):
+            return placement
+    return Placement()
 
 
 def _axistags(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -77,17 +89,15 @@ def _axistags(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ValueError(f"its attribute axistags is not as vigra writes it: {str(text)[:80]}") from error
 
 
-def _sizes_of(tags: list[dict[str, Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Voxel size and units as ilastik writes them; a resolution of 0 is an unknown one."""
-    space = [tag for tag in tags if tag["key"].lower() in SPATIAL]
+def _sizes_of(tags: list[dict[str, Any]], attributes: Mapping[str, Any], stored: tuple[str, ...]) -> dict[str, Any]:
+    """Voxel size and units as ilastik writes them, along the spatial axes; a resolution of 0 is an unknown one."""
+    sizes = {tag["key"].lower(): tag["resolution"] for tag in tags}
     units: Any = None
     with suppress(TypeError, ValueError):
         units = json.loads(attributes["axis_units"]) if "axis_units" in attributes else None
     named = units if isinstance(units, Mapping) else {}
-    return {
-        "resolution": [tag["resolution"] for tag in space],
-        "units": [str(named.get(tag["key"]) or "") for tag in space],
-    }
+    space = [dim for dim in stored if dim in SPATIAL]
+    return {"resolution": [sizes.get(dim, 0) for dim in space], "units": [str(named.get(dim) or "") for dim in space]}
 
 
 def _first(attributes: Mapping[str, Any], *names: str) -> Any:
@@ -221,7 +231,7 @@ def _only(file: Any, url: str) -> str:
 def _plain(value: Any) -> Any:
     """An attribute as JSON has it, None if it cannot."""
     if isinstance(value, np.float16 | np.float32):
-        return decimal(value)
+        return shortest(value)
     if isinstance(value, np.ndarray) and value.ndim and value.dtype in (np.float16, np.float32):
         return [_plain(part) for part in value]
     if isinstance(value, np.ndarray | np.generic):

@@ -12,7 +12,8 @@ from chunkinfer.errors import SourceError
 from chunkinfer.storage import flat
 from chunkinfer.storage.described import Contents
 from chunkinfer.storage.flat import Flat
-from chunkinfer.storage.placement import Placement, decimal, steps
+from chunkinfer.storage.numbers import in_voxels, shortest
+from chunkinfer.storage.placement import Placement
 from chunkinfer.storage.ranges import Stored
 
 SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".ccp4")
@@ -21,7 +22,6 @@ NEEDS = "mrcfile"
 
 HEADER = 1024
 """Bytes before the extended header."""
-LARGEST = 2**31 - 1
 
 
 def describe(file: Stored, inside: str, level: int) -> Contents:
@@ -30,19 +30,19 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
 
     header = _header(file)
     shape, dtype = tuple(map(int, data_shape_from_header(header))), data_dtype_from_header(header)
-    if not all(0 < n <= LARGEST for n in shape):
-        raise ValueError(f"its header gives the shape {shape}")
+    if (extended := int(header.nsymbt)) < 0:
+        raise ValueError(f"its extended header has {extended} bytes")
     sizes = {d: _size(header.cella[d], int(header[f"m{d}"])) for d in "xyz"}
     known = {d: size for d, size in sizes.items() if size is not None}
     stored = _axes(header, len(shape))
-    origin = {d: position for d in "xyz" if math.isfinite(position := decimal(header.origin[d]))}
+    origin = {d: position for d in "xyz" if math.isfinite(position := shortest(header.origin[d]))}
     if any(origin.values()):
-        first: dict[str, float] = {d: steps(origin.get(d, 0.0), size) for d, size in known.items()}
+        first: dict[str, float] = {d: in_voxels(origin.get(d, 0.0), size) for d, size in known.items()}
     else:
         # Starts are those of columns, rows and sections, whatever axis these count.
         counted = dict(zip("xyz", reversed(stored[-3:]), strict=False))
         first = {counted.get(d, d): int(header[f"n{d}start"]) for d in "xyz"}
-    spec = flat.spec(file, HEADER + int(header.nsymbt), shape, dtype, "C")
+    spec = flat.spec(file, HEADER + extended, shape, dtype, "C")
     placement = Placement(known, "angstrom" if known else "", first)
     return Contents(stored, shape, dtype, flat.chunks(stored, shape), spec, placement)
 
@@ -68,7 +68,7 @@ def _size(cell: Any, count: int) -> float | None:
     if not (np.isfinite(cell) and cell > 0 and count > 0):
         return None
     quotient = float(cell) / count
-    for digits in range(1, 9):
+    for digits in range(1, 9) if cell > np.finfo(np.float32).tiny else ():  # below, few digits are exact
         size = float(f"{quotient:.{digits}g}")
         if np.float32(size * count) == cell:
             return size

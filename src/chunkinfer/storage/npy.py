@@ -29,8 +29,6 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
         shape, fortran, dtype = read(stream)
         if dtype.hasobject:
             raise ValueError("it holds Python objects, which would be unpickled")
-        if any(n < 0 for n in shape):
-            raise ValueError(f"its shape is {shape}")
         stored = recognise(None, len(shape), file.url)
         spec = flat.spec(file, stream.tell(), shape, dtype, "F" if fortran else "C")
     return Contents(stored, shape, dtype, flat.chunks(stored, shape), spec)

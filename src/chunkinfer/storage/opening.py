@@ -288,6 +288,12 @@ def _of_contents(found: Contents, format: str, url: str, level: int = 0) -> Sour
     if level:
         raise precomputed.no_level(url, level, ["0: the array itself"])
     check_dtype(found.dtype.name, url)
+    if not all(n > 0 for n in found.shape):
+        raise SourceError(
+            f"{url} has no voxels: its axes {found.stored} have the lengths {tuple(map(int, found.shape))}.",
+            "It was never filled, or its header is damaged.",
+            ["choose another array or file", "or write it anew"],
+        )
     dims = canonical(found.stored)
     order = [found.stored.index(dim) for dim in dims]
     placement = found.placement.complete(dims)

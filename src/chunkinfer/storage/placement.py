@@ -7,7 +7,6 @@ The block that our outputs carry::
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,21 +60,6 @@ def whole(value: float) -> int | float:
     return nearest if abs(value - nearest) <= min(1e-3, 1e-6 * max(1.0, abs(value))) else float(value)
 
 
-def is_size(value: object) -> bool:
-    """Whether a value can be the edge length of a voxel: a finite number above 0."""
-    return _is_number(value) and 0 < value < math.inf  # type: ignore[operator]
-
-
-def decimal(value: Any) -> float:
-    """The shortest decimal that a number of 32 or 16 bits stands for: 0.1 is not 0.10000000149."""
-    return float(str(value))
-
-
-def steps(position: float, size: float) -> int | float:
-    """A position in voxels; 0 where either number is none."""
-    return whole(position / size) if is_size(size) and math.isfinite(position) else 0
-
-
 def short_unit(name: str | None) -> str:
     """The short form of a unit's name; unknown names are kept."""
     name = name or ""
@@ -110,13 +94,13 @@ def from_attributes(attributes: Mapping[str, Any], dims: Sequence[str]) -> Place
     sizes = _per_axis(attributes.get("voxel_size", attributes.get("resolution")), dims)
     if sizes is None and "dimension_units" in attributes:
         return _from_dimension_units(attributes["dimension_units"], dims)
-    if not sizes or not all(is_size(size) for size in sizes.values()):
+    if not sizes or not all(_is_number(size) and size > 0 for size in sizes.values()):
         return Placement()
     units = attributes.get("units")
     named = _per_axis([units] * len(dims) if isinstance(units, str) else units, dims) or {}
     units_by_dim = {dim: short_unit(str(unit)) for dim, unit in named.items()}
     world = _per_axis(attributes.get("offset"), dims) or {}
-    offset = {dim: steps(world[dim], sizes[dim]) for dim in world if _is_number(world[dim])}
+    offset = {dim: whole(world[dim] / sizes[dim]) for dim in world if _is_number(world[dim])}
     voxel_size, unit = common_unit(sizes, units_by_dim)
     return Placement(voxel_size, unit, offset)
 

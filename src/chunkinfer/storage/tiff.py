@@ -17,7 +17,8 @@ from chunkinfer.errors import AmbiguousSource, SourceError
 from chunkinfer.storage import ranges
 from chunkinfer.storage.decoded import DECODED
 from chunkinfer.storage.described import Contents
-from chunkinfer.storage.placement import METRES, Placement, common_unit, is_size, short_unit
+from chunkinfer.storage.numbers import is_size
+from chunkinfer.storage.placement import METRES, Placement, common_unit, short_unit
 from chunkinfer.storage.ranges import Stored, content_of
 from chunkinfer.storage.sections import ranges_of
 from chunkinfer.storage.store import canonical, kvstore
@@ -120,6 +121,9 @@ class Pages:
         ):
             raise ValueError(f"its layout {self.series.axes} {self.series.shape} is not one of pages")
         self.frames = tuple(n for _, n in frames)
+        # Some files describe one page, and the others follow it; where all do, only the first description counts.
+        whole = self.series.kind in ("imagej", "shaped") and self.series.dataoffset is not None
+        self.follow = self.series.is_truncated or whole
         inner = (("c", self.samples),) if self.samples > 1 else ()
         axes = (*frames, *inner, ("y", self.height), ("x", self.width))
         self.stored, self.shape = tuple(dim for dim, _ in axes), tuple(n for _, n in axes)
@@ -153,6 +157,7 @@ class Pages:
         parts = list(self._parts(number, rows, columns))
         reads = [None if part.key in DECODED or not part.size else self._read(part) for part in parts]
         out = np.empty((self.samples, rows.stop - rows.start, columns.stop - columns.start), self.dtype)
+        filled = 0
         for part, read in zip(parts, reads, strict=True):
             tile = self._tile(part, read)
             height, width, samples = tile.shape
@@ -161,16 +166,18 @@ class Pages:
             inside = tile[a - part.top : b - part.top, c - part.left : d - part.left]
             target = out[part.sample : part.sample + samples, a - rows.start : b - rows.start]
             target[..., c - columns.start : d - columns.start] = np.moveaxis(inside, -1, 0)
+            filled += inside.size
+        if filled != out.size:
+            raise ValueError(f"the strips or tiles of its page {number} do not fill it")
         return out
 
     def _parts(self, number: int, rows: slice, columns: slice) -> Iterator[Part]:
         """The strips or tiles of a page that meet a box."""
         with self.lock:  # pages are read as one reads a file: here, then there
-            page = self.series[0 if self.series.is_truncated else number]
+            page = self.series[0 if self.follow else number]
         if page is None:
             raise ValueError(f"its page {number} is in another file, or nowhere")
-        # Some files describe one page, and the others follow it.
-        moved = number * self.page.nbytes if self.series.is_truncated else 0
+        moved = number * self.page.nbytes if self.follow else 0
         (high, wide), together = self.step, self.samples // self.separate
         down, across = -(-self.height // high), -(-self.width // wide)
         cells = itertools.product(
@@ -181,13 +188,15 @@ class Pages:
         for sample, i, j in cells:
             segment = (sample * down + i) * across + j
             start, size = page.dataoffsets[segment] + moved, page.databytecounts[segment]
+            if size and not start:
+                raise ValueError(f"a strip or tile of its page {number} begins at byte 0")
             top = i * high
             if self.plain and size:
                 row = self.width * together * self.dtype.itemsize
                 first, last = max(rows.start, top), min(rows.stop, top + high)
                 start, size, top = start + (first - top) * row, (last - first) * row, first
             key = (self.key, number, segment)
-            yield Part(key, page, segment, sample * together, top, j * wide, start, size if start else 0)
+            yield Part(key, page, segment, sample * together, top, j * wide, start, size)
 
     def _read(self, part: Part) -> Any:
         return self.store.read("", byte_range=slice(part.start, part.start + part.size))
@@ -272,7 +281,7 @@ def _pixels(tiff: TiffFile, number: int) -> dict[str, Any]:
     from tifffile import xml2dict
 
     images = xml2dict(tiff.ome_metadata or "").get("OME", {}).get("Image", [])
-    images = images if isinstance(images, list) else [images]
+    images = [image for image in (images if isinstance(images, list) else [images]) if "Pixels" in image]
     if len(images) != len(tiff.series):  # images without pages in this file are no series
         images = [image for image in images if image.get("Name") == tiff.series[number].name]
         number = 0 if len(images) == 1 else len(images)
