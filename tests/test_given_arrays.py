@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorstore
 import torch
 import xarray as xr
@@ -18,6 +20,9 @@ from torch import nn
 import chunkinfer as ci
 from chunkinfer.errors import ChunkinferError, VolumeError
 from chunkinfer.volume import as_volume
+
+h5py = pytest.importorskip("h5py")
+nibabel = pytest.importorskip("nibabel")
 
 V = np.random.default_rng(7).random((6, 8, 10), dtype="f4")
 POINT = nn.Conv3d(1, 1, 1)
@@ -52,6 +57,8 @@ REFUSED: list[tuple[str, Callable[[], Any], str, Any]] = [
     ("unknown chunks", unknown_chunks, "unknown", V[::2]),
     ("tensor", lambda: torch.from_numpy(V).requires_grad_(), "Tensor of torch", V),
     ("list", V.tolist, "A list is no volume", V),
+    ("image of nibabel", lambda: nibabel.Nifti1Image(V.T, np.eye(4)), "Nifti1Image of nibabel", V),
+    ("sparse", lambda: scipy.sparse.csr_array(V[0]), "csr_array of scipy", V[0]),
     ("dict", lambda: {"em": V, "labels": V > 0}, "by name: em, labels", V),
 ]
 
@@ -63,7 +70,8 @@ def test_what_is_no_array_of_numbers_is_refused_with_a_line_that_works(
     volume = make()
     with pytest.raises(VolumeError, match=fact) as caught:
         ci.infer(volume, POINT)
-    repaired = eval(first_line(caught.value), {"volume": volume, "numpy": np, "dask": __import__("dask.array")})
+    names = {"volume": volume, "numpy": np, "xarray": xr, "dask": dask}
+    repaired = eval(first_line(caught.value), names)
     assert np.allclose(as_volume(repaired).array.compute(), want)
 
 
@@ -102,6 +110,23 @@ def test_chunks_of_unknown_size_are_refused_by_every_verb(verb: str, labelled: b
         VERBS[verb](volume)
 
 
+def test_arrays_of_hdf5(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        dataset = file.create_dataset("em/raw", data=V)
+        assert np.array_equal(as_volume(dataset).array.compute(), V)
+        with pytest.raises(VolumeError, match="by name: raw") as caught:
+            as_volume(file["em"])
+        assert np.array_equal(as_volume(eval(caught.value.ways[0], {"volume": file["em"]})).array.compute(), V)
+    with pytest.raises(VolumeError, match="closed"):
+        as_volume(dataset)
+
+
+def test_a_variable_of_xarray_has_named_axes() -> None:
+    found = as_volume(xr.Variable(("x", "y", "z"), V.T))
+    assert found.dims == ("z", "y", "x")
+    assert np.array_equal(found.array.compute(), V)
+
+
 # ---- DataArrays ---------------------------------------------------------------------------------------------------
 
 RENAMES = [
@@ -125,6 +150,13 @@ def test_one_rename_gives_all_axes(dims: tuple[str, ...], right: tuple[str, ...]
     renamed = eval(caught.value.ways[0], {"volume": volume})
     assert renamed.dims == right
     assert as_volume(renamed).dims == tuple(d for d in "tczyx" if d in right)
+
+
+def test_names_that_are_no_text() -> None:
+    volume = xr.DataArray(V).rename({"dim_0": 0, "dim_1": 1, "dim_2": "x"})
+    with pytest.raises(VolumeError, match="known by name") as caught:
+        as_volume(volume)
+    assert eval(caught.value.ways[0], {"volume": volume}).dims == ("z", "y", "x")
 
 
 def test_axes_beyond_five_are_selected() -> None:

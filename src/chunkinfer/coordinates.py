@@ -38,7 +38,7 @@ def order_of(volume: xr.DataArray) -> tuple[str, ...]:
             f"The volume's axes are {dims}; {', '.join(map(repr, unknown))} "
             f"{'is not one of' if len(unknown) == 1 else 'are not among'} {DIMS}.",
             "Axes are known by name, because a transposed volume gives wrong results in silence.",
-            _renames(dims),
+            _renames(dims, tuple(volume.dims)),
         )
     if not {"y", "x"} <= set(dims):
         raise VolumeError(
@@ -49,8 +49,14 @@ def order_of(volume: xr.DataArray) -> tuple[str, ...]:
     return tuple(d for d in DIMS if d in dims)
 
 
-def _renames(dims: tuple[str, ...]) -> list[str]:
-    """Lines that name all axes at once: by what they seem to be called, the others from the last one on."""
+def _renames(dims: tuple[str, ...], called: tuple[Any, ...]) -> list[str]:
+    """Lines that name all axes at once: by what they seem to be called, the others from the last one on.
+
+    Parameters
+    ----------
+    dims, called
+        Names of the axes as texts, and as they are.
+    """
     seem = {name: axis for axis, names in CALLED.items() for name in names}
     found = {d: d for d in dims if d in DIMS}
     for d in dims:
@@ -64,7 +70,7 @@ def _renames(dims: tuple[str, ...]) -> list[str]:
             found[d] = free.pop(0)
         elif d not in found:
             more.insert(0, d)
-    renames = {d: found[d] for d in dims if found.get(d, d) != d}
+    renames = {name: found[d] for d, name in zip(dims, called, strict=True) if found.get(d, name) != name}
     line = f"volume.rename({renames})" if renames else "volume"
     if more:
         line = f"{line}.isel({', '.join(f'{d}=0' for d in more)})" if all(d.isidentifier() for d in more) else line

@@ -231,6 +231,8 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
             "A verb works on one volume.",
             [f"dataset[{name!r}]" for name in names[:2]] or ['chunkinfer.open_volume("em.zarr")'],
         )
+    if isinstance(volume, xr.Variable):
+        volume = xr.DataArray(volume)
     if isinstance(volume, xr.DataArray):
         check_voxels(volume, tuple(map(str, volume.dims)))
         return _from_dataarray(volume)

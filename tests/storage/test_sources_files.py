@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import dask
+import dask.array
 import numpy as np
 import pytest
 from hypothesis import given
@@ -110,6 +112,13 @@ def test_odd_sizes_of_imagej(tmp_path: Path, resolution: Any, spacing: Any, expe
     assert (source.unit, source.voxel_size) == (unit, expected)
 
 
+def test_units_of_single_axes_of_imagej(tmp_path: Path) -> None:
+    about = {"axes": "ZYX", "spacing": 2.0, "unit": "um", "yunit": "nm", "zunit": "mm"}
+    tifffile.imwrite(tmp_path / "a.tif", GREY, imagej=True, metadata=about, resolution=(2.0, 0.01))
+    source = open_source(tmp_path / "a.tif")
+    assert (source.unit, source.voxel_size) == ("nm", {"z": 2e6, "y": 100.0, "x": 500.0})
+
+
 @pytest.mark.parametrize("size", ["0", "-4", "nan", "inf", "wide"])
 def test_odd_sizes_of_ome(tmp_path: Path, size: str) -> None:
     about = {**OME, "PhysicalSizeX": 4.0, "PhysicalSizeY": 4.0, "PhysicalSizeZ": 40.5}
@@ -179,6 +188,61 @@ def test_axistags_that_do_not_fit(tmp_path: Path, text: str) -> None:
         file["raw"].attrs["axistags"] = text
     with pytest.raises(SourceError, match=r"axistags|axes"):
         open_source(tmp_path / "a.h5")
+
+
+def scaled(path: Path, dims: str, **positions: Any) -> None:
+    """An array as netCDF stores it: each axis has a scale, with or without positions."""
+    with h5py.File(path, "w") as file:
+        file["raw"] = GREY.transpose(["zyx".index(dim) for dim in dims])
+        for axis, dim in enumerate(dims):
+            values = positions.get(dim)
+            file[dim] = np.zeros(file["raw"].shape[axis], "f4") if values is None else values
+            named = dim if values is not None else "This is a netCDF dimension but not a netCDF variable.         5"
+            file[dim].make_scale(named)
+            file[dim].attrs["units"] = "nm"
+            file["raw"].dims[axis].attach_scale(file[dim])
+
+
+@pytest.mark.parametrize("dims", ["zyx", "xyz", "yxz"])
+def test_scales_of_netcdf(tmp_path: Path, dims: str) -> None:
+    scaled(tmp_path / "a.h5", dims, z=400 + 40.0 * np.arange(5), y=np.arange(40, dtype="f4") * np.float32(0.1))
+    source = open_source(tmp_path / "a.h5")
+    assert_same(source, GREY)
+    assert (source.unit, source.voxel_size) == ("nm", {"z": 40.0, "y": 0.1, "x": 1.0})
+    assert (source.offset, source.names) == ({"z": 10, "y": 0, "x": 0}, {})
+
+
+def test_what_netcdf_says_of_values_and_positions(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    scaled(path, "zyx", z=np.array([0, 40, 80, 200, 240.0]))
+    with pytest.raises(SourceError, match="even steps") as caught:
+        open_source(path)
+    line = caught.value.ways[1].split(": ", 1)[1]
+    assert np.array_equal(eval(line, {"dask": dask, "h5py": h5py}).compute(), GREY)
+    h5(GREY, "raw")(path)
+    with h5py.File(path, "r+") as file:
+        file["raw"].attrs.update({"scale_factor": np.array([0.5]), "add_offset": 0.0})
+    with pytest.raises(SourceError, match="not its values"):
+        open_source(path)
+
+
+CONVENTIONS = [
+    ({"element_size_um": [0.3, 0.1, 0.1], "voxel_size": [40, 4, 4]}, ("um", 0.3)),
+    ({"element_size_um": [0, 0, 0], "voxel_size": [40, 4, 4], "units": "nm"}, ("nm", 40.0)),
+    ({"resolution": "high", "axistags": ("zyx", {"z": 2.0, "y": 1.0, "x": 1.0})}, ("", 2.0)),
+    ({"resolution": [np.nan, 4, 4]}, ("", 1.0)),
+    ({"resolution": [np.inf, 4, 4]}, ("", 1.0)),
+]
+
+
+@pytest.mark.parametrize(("attributes", "expected"), CONVENTIONS)
+def test_the_first_convention_that_gives_a_size(tmp_path: Path, attributes: dict[str, Any], expected: Any) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = GREY
+        for name, value in attributes.items():
+            file["raw"].attrs[name] = axistags(value[0], **value[1]) if name == "axistags" else value
+    source = open_source(tmp_path / "a.h5")
+    assert (source.unit, source.voxel_size["z"]) == expected
 
 
 def test_a_filter_that_is_not_here(tmp_path: Path) -> None:
@@ -365,6 +429,35 @@ def test_images_of_tiff(tmp_path: Path) -> None:
         open_source(tmp_path / "a.npy", array="x")
 
 
+def test_pages_that_follow_the_first(tmp_path: Path) -> None:
+    """ImageJ reads a stack from its first page on, whatever the others' directories say."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY, imagej=True, metadata={"axes": "ZYX"})
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[2].aspage().tags["StripOffsets"].offset + 8
+    patched(path, (at, bytes(4)))
+    np.testing.assert_array_equal(tifffile.imread(path), GREY)
+    assert_same(open_source(path), GREY)
+
+
+def test_pages_that_strips_do_not_fill(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY[0], tile=(16, 16), photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].tags["SamplesPerPixel"].offset + 8
+    with pytest.raises(SourceError, match=r"a\.tif"):
+        open_source(patched(path, (at, bytes(2))))[...]
+
+
+def test_files_without_voxels(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((0, 3, 4)))
+    with pytest.raises(SourceError, match="no voxels"):
+        open_source(tmp_path / "a.npy")
+    mrc(GREY)(tmp_path / "a.mrc")
+    with pytest.raises(SourceError, match="extended header"):
+        open_source(patched(tmp_path / "a.mrc", (92, np.int32(-4).tobytes())))
+
+
 def test_levels_of_tiff(tmp_path: Path) -> None:
     about = {"axes": "ZYX", "PhysicalSizeX": 4.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 4.0}
     with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
@@ -407,6 +500,15 @@ def test_a_part_of_an_ome_tiff_is_no_whole(tmp_path: Path) -> None:
     part = eval(caught.value.ways[1].split(": ", 1)[1], {"open_volume": ci.open_volume})
     np.testing.assert_array_equal(part.values, GREY[:2])
     assert part.attrs["voxel_size"]["z"] == 2.5
+
+
+def test_an_ome_tiff_whose_xml_is_elsewhere(tmp_path: Path) -> None:
+    space = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    xml = f'<?xml version="1.0"?><OME xmlns="{space}"><BinaryOnly MetadataFile="set.companion.ome" UUID="u"/></OME>'
+    tifffile.imwrite(tmp_path / "a.ome.tif", GREY, description=xml, metadata=None, photometric="minisblack")
+    with pytest.raises(SourceError, match=r"set\.companion\.ome"):
+        open_source(tmp_path / "a.ome.tif")
+    assert_same(open_source(tmp_path / "a.ome.tif", array="0"), GREY)
 
 
 @pytest.mark.parametrize("here", ["urn:uuid:0", None])

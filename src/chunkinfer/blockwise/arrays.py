@@ -15,8 +15,11 @@ CONVERSIONS = {
     "cupy": "volume.get()",
     "sparse": "volume.todense()",
     "scipy": "volume.toarray()",
+    "SimpleITK": "SimpleITK.GetArrayFromImage(volume)",
+    "nibabel": "xarray.DataArray(numpy.asarray(getattr(volume, 'dataobj', volume)), dims=('x', 'y', 'z'))",
 }
-"""Library -> the line that makes a numpy array of its arrays, which do not turn into one by themselves."""
+"""Library -> the line that makes an array of its arrays, which do not turn into one by themselves, or not in numpy's
+order."""
 
 
 def lazy_array(array: Any) -> da.Array:
@@ -27,24 +30,21 @@ def lazy_array(array: Any) -> da.Array:
     VolumeError
         It is no such array, its values are masked, the sizes of its chunks are unknown, or it is empty or not numeric.
     """
+    module = type(array).__module__.partition(".")[0]
     if isinstance(array, da.Array):
         _check_blocks(array)
     elif isinstance(array, np.ma.MaskedArray):
         raise _masked("volume.filled(0)", "volume.data")
-    elif not (hasattr(array, "shape") and hasattr(array, "dtype") and hasattr(array, "__getitem__")):
-        raise _no_array(array)
-    elif (module := type(array).__module__.partition(".")[0]) == "tensorstore":
+    elif module == "h5py" and not array:
+        raise _closed(array)
+    elif module == "tensorstore":
         raise _tensorstore(array)
-    elif module in CONVERSIONS or not isinstance(array.dtype, np.dtype):
-        raise VolumeError(
-            f"A {type(array).__name__} of {module} is no volume.",
-            "A volume is an xarray.DataArray, a dask, zarr or numpy array, or a URL.",
-            [CONVERSIONS.get(module, "numpy.asarray(volume)"), 'chunkinfer.open_volume("em.zarr"), where it is stored'],
-        )
+    elif module in CONVERSIONS or not (isinstance(getattr(array, "dtype", None), np.dtype) and hasattr(array, "shape")):
+        raise _no_array(array, module)
     check_voxels(array)
     if isinstance(array, da.Array):
         return array
-    return da.from_zarr(array) if type(array).__module__.partition(".")[0] == "zarr" else _in_memory(array)
+    return da.from_zarr(array) if module == "zarr" else _in_memory(array)
 
 
 def check_voxels(volume: Any, names: Sequence[str] = ()) -> None:
@@ -109,7 +109,18 @@ def _masked(filled: str, under: str) -> VolumeError:
     )
 
 
-def _no_array(given: Any) -> VolumeError:
+def _closed(given: Any) -> VolumeError:
+    return VolumeError(
+        f"The {type(given).__name__} of HDF5 is closed.",
+        "Blocks are read later, when they are computed.",
+        [
+            "chunkinfer.open_volume('em.h5', array='raw'), which opens the file where it is read",
+            "compute inside of with",
+        ],
+    )
+
+
+def _no_array(given: Any, module: str) -> VolumeError:
     if hasattr(given, "keys"):  # a dict, a group of zarr or HDF5, an archive of numpy
         names = list(map(str, given.keys()))
         return VolumeError(
@@ -118,9 +129,9 @@ def _no_array(given: Any) -> VolumeError:
             [f"volume[{name!r}]" for name in names[:2]] or ['chunkinfer.open_volume("em.zarr")'],
         )
     return VolumeError(
-        f"A {type(given).__name__} is no volume.",
+        f"A {type(given).__name__} {f'of {module} ' if module in CONVERSIONS else ''}is no volume.",
         "A volume is an xarray.DataArray, a dask, zarr or numpy array, or a URL.",
-        ["numpy.asarray(volume)", 'chunkinfer.open_volume("em.zarr"), where it is stored'],
+        [CONVERSIONS.get(module, "numpy.asarray(volume)"), 'chunkinfer.open_volume("em.zarr"), where it is stored'],
     )
 
 

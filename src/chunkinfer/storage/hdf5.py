@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.errors import AmbiguousSource, MissingExtra, SourceError, SourceNotFound
-from chunkinfer.storage import flat, ranges
+from chunkinfer.storage import flat, ranges, scales
 from chunkinfer.storage.axes import SPATIAL, recognise
 from chunkinfer.storage.described import Contents
 from chunkinfer.storage.numbers import is_size, shortest
@@ -44,14 +44,18 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
         labels = [label.label or None for label in dataset.dims] if any(d.label for d in dataset.dims) else None
         tags = _axistags(attributes)
         named = labels or [tag["key"] for tag in tags] or _first(attributes, "axis_names", "_ARRAY_DIMENSIONS")
-        stored = recognise(named, dataset.ndim, f"{file.url}/{name}")
+        stored = recognise(named or scales.names(dataset), dataset.ndim, f"{file.url}/{name}")
+        scales.refuse_packed(attributes, (file.url, name))
+        placement = _placement(attributes, tags, stored)
+        if not placement.voxel_size:
+            placement = scales.placement(dataset, stored, (file.url, name))
         return Contents(
             stored,
             dataset.shape,
             dataset.dtype,
             dataset.chunks or flat.chunks(stored, dataset.shape),
             {**file.spec, "name": name},
-            _placement(attributes, tags, stored),
+            placement,
             {key: value for key, value in attributes.items() if key not in READ and value is not None},
         )
 
