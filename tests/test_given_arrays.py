@@ -175,6 +175,7 @@ SIZES: list[tuple[Any, Any]] = [
     ([40, 4, 4], (40, 4, 4)),
     (np.array([40, 4, 4.0]), (40, 4, 4)),
     ({"z": 40}, (40, 1, 1)),
+    ({"z": np.float32(0.1), "y": np.int8(4)}, (0.1, 4, 1)),
     ("8x8x8 nm", None),
     ((4, 4), None),
     ((1, 40, 4, 4), None),
@@ -208,6 +209,14 @@ def test_what_is_no_text_is_no_unit(unit: Any, tmp_path: Path) -> None:
     assert as_volume(volume).frame.unit == ""
     volume = volume.assign_coords(z=("z", np.arange(6.0), {"units": unit}), y=("y", np.arange(8.0), {"units": "um"}))
     assert as_volume(volume).frame.unit == "um"
+
+
+def test_a_unit_of_intensities_is_no_unit_of_positions(tmp_path: Path) -> None:
+    for unit, told in (("counts", ""), ("um", "um")):
+        with h5py.File(tmp_path / f"{unit}.h5", "w") as file:
+            file["raw"] = V
+            file["raw"].attrs.update({"resolution": [40.0, 4.0, 4.0], "unit": unit})
+        assert as_volume(ci.open_volume(tmp_path / f"{unit}.h5")).frame.unit == told
 
 
 DATES = np.arange("2020-01-01", "2020-01-07", dtype="datetime64[D]")

@@ -10,6 +10,7 @@ import numpy as np
 from chunkinfer.errors import VolumeError
 from chunkinfer.storage.axes import ORDER as DIMS
 from chunkinfer.storage.axes import SPATIAL as SPACE
+from chunkinfer.storage.numbers import shortest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -146,7 +147,7 @@ def size_stated(volume: xr.DataArray, d: str) -> float | None:
                 "leave it unknown: volume.assign_attrs(voxel_size=None)",
             ],
         )
-    return float(size)
+    return shortest(size) if isinstance(size, np.floating) else float(size)
 
 
 def unit_of(volume: xr.DataArray, space: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from chunkinfer.geometry import Box
 from chunkinfer.planning import every_axis
 from chunkinfer.storage import Source, open_source
 from chunkinfer.storage.axes import SPATIAL as SPACE
+from chunkinfer.storage.placement import METRES, short_unit
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -101,6 +102,8 @@ def open_volume(
     channel = None if "c" not in source.dims or not names or len(names) != lengths["c"] else list(names)
     # Which sections a stack has, its coordinates say, also after it was cut.
     kept = {k: v for k, v in source.names.items() if k not in ("channel_names", "sections")}
+    if short_unit(str(kept.get("unit"))) not in METRES:  # of what the numbers count, such as electrons
+        kept.pop("unit", None)
     attrs = {**kept, "source": source.url}
     result = frame.label(data, source.dims, name=_stem(source.url), attrs=attrs, channel=channel)
     if lengths.get("t") == 1:

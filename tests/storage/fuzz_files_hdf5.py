@@ -56,7 +56,7 @@ def h5_attributes(place: Path, chance: random.Random) -> str:
         "voxel_size": sizes,
         "element_size_um": sizes,
         "offset": lambda: chance.choice(
-            [[400, 8, 4], [400.0, -8.0, 4.0], [1], "far", np.array([4.0, 4.0, 4.0, 4.0], "f4")]
+            [[400, 8, 4], [400.0, -8.0, 4.0], [1], "far", [np.nan, 4, 4], np.array([4.0, 4.0, 4.0, 4.0], "f4")]
         ),
         "units": lambda: chance.choice(["nm", "um", ["nm", "nm", "nm"], ["um", "nm", "nm"], 3, ""]),
         "axistags": lambda: axistags(chance, rank),
@@ -114,6 +114,7 @@ def by_h5py(place: Path, asked: Asked) -> Seen:
         tagged = {tag["key"].lower(): tag["resolution"] for tag in tags}
         said.append(({dim: tagged.get(dim) for dim in space}, unit))
     world = each(about.get("offset"))
+    world = world if all(map(math.isfinite, world.values())) else {}
     for sizes, unit in said:
         if sizes and all(map(is_size, sizes.values())):
             units = unit if isinstance(unit, str | dict) else each(unit)

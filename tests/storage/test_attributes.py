@@ -30,6 +30,9 @@ ROUND.append(ROUND)
 
 KEPT: list[tuple[str, Any, Any]] = [
     ("number", 3, 3),
+    ("large", 2**70, 2**70),
+    ("too large", -(10**400), str(-(10**400))),
+    ("no time", np.datetime64("NaT"), "NaT"),
     ("float32", np.float32(0.1), 0.1),
     ("array", np.arange(3), [0, 1, 2]),
     ("decimals", np.array([0.1, 0.2], "f4"), [0.1, 0.2]),

@@ -231,6 +231,7 @@ CONVENTIONS = [
     ({"element_size_um": [0, 0, 0], "voxel_size": [40, 4, 4], "units": "nm"}, ("nm", 40.0)),
     ({"resolution": "high", "axistags": ("zyx", {"z": 2.0, "y": 1.0, "x": 1.0})}, ("", 2.0)),
     ({"resolution": [np.nan, 4, 4]}, ("", 1.0)),
+    ({"resolution": [40.0, 4, 4], "offset": [np.nan, 4, 4]}, ("", 40.0)),
     ({"resolution": [np.inf, 4, 4]}, ("", 1.0)),
 ]
 
@@ -371,6 +372,18 @@ def test_packed_files(tmp_path: Path, name: str, line: str) -> None:
         open_source(tmp_path / name)
     assert caught.value.ways[0].startswith(line)
     assert f"{tmp_path}/{name.rpartition('.')[0]}'" in caught.value.ways[1]
+
+
+def test_files_that_other_libraries_open(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", GREY)
+    nibabel.save(nibabel.Nifti1Pair(GREY.T, np.eye(4)), tmp_path / "a.hdr")
+    with contextlib.chdir(tmp_path):
+        for name in ("a.npz", "a.hdr", "a.img"):
+            with pytest.raises(SourceError, match="single file") as caught:
+                open_source(name)
+            made = eval(caught.value.ways[0].partition(", or")[0], {"numpy": np, "nibabel": nibabel})
+            np.testing.assert_array_equal(GREY if made is None else made, GREY)
+        assert_same(open_source("volume.nii"), GREY)
 
 
 # Several arrays in a file

@@ -18,6 +18,9 @@ import numpy as np
 LARGEST = 1000
 """Values of an array that is kept as an attribute; a larger one is data."""
 
+LONGEST = 10**300
+"""Integers from here on are texts: readers of JSON make floating-point numbers of them."""
+
 DEPTH = 20
 """Levels of lists and mappings."""
 
@@ -51,8 +54,10 @@ def _plain(value: Any, depth: int) -> Any:
         value = value.value
     if isinstance(value, np.ndarray | np.generic):
         return _array(value, depth)
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if abs(value) < LONGEST else str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
     if isinstance(value, str):

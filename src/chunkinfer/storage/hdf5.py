@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -62,6 +63,8 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
 
 def _placement(attributes: Mapping[str, Any], tags: list[dict[str, Any]], stored: tuple[str, ...]) -> Placement:
     """What the first convention that gives a size of voxels says: ImageJ's, CREMI's and funlib's, vigra's."""
+    if not _is_finite(attributes.get("offset")):
+        attributes = {name: value for name, value in attributes.items() if name != "offset"}
     others = {name: value for name, value in attributes.items() if name not in ("voxel_size", "resolution")}
     said = [attributes]
     if "element_size_um" in attributes:
@@ -73,6 +76,11 @@ def _placement(attributes: Mapping[str, Any], tags: list[dict[str, Any]], stored
         if placement.voxel_size and all(map(is_size, placement.voxel_size.values())):
             return placement
     return Placement()
+
+
+def _is_finite(values: Any) -> bool:
+    """Whether numbers are all finite, as those of a position are."""
+    return all(math.isfinite(v) for v in (values if isinstance(values, list) else [values]) if isinstance(v, float))
 
 
 def _axistags(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:

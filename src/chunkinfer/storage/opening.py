@@ -28,6 +28,15 @@ UNPACK = {".gz": "gunzip --keep", ".bz2": "bunzip2 --keep", ".xz": "unxz --keep"
 """Suffix of packed files -> the command that unpacks them."""
 
 
+OTHERS = {
+    ".npz": "numpy.load({})['arr_0'], or another of its names",
+    ".nc": "xarray.open_dataset({}, chunks={{}})['name of the variable']",
+    ".hdr": "nibabel.save(nibabel.load({}), 'volume.nii')",
+    ".img": "nibabel.save(nibabel.load({}), 'volume.nii')",
+}
+"""Suffix of files that are not read -> the line that makes a volume of one."""
+
+
 def open_source(
     url: str | os.PathLike[str], *, level: int = 0, array: str | None = None, missing: str = "error"
 ) -> Source:
@@ -95,10 +104,12 @@ def _file_or_sections(location: Location, level: int, missing: str) -> Source | 
     elif packed := location.file_in(tuple(UNPACK)):
         raise _packed(packed[0])
     elif location.path is not None and os.path.isfile(location.path):
+        line = next((line for suffix, line in OTHERS.items() if location.url.lower().endswith(suffix)), None)
+        ways = [line.format(repr(location.url))] if line else ["give the folder that holds it, or rename it"]
         raise SourceError(
             f"{location.path} is a single file.",
             f"A volume is a folder, or a file that ends in {', '.join((*readers.SUFFIXES, *pictures.SUFFIXES))}.",
-            ["give the folder that holds it, or rename it", "or convert it: numpy.save('volume.npy', array)"],
+            [*ways, "or convert it: numpy.save('volume.npy', array)"],
         )
     else:
         return None
