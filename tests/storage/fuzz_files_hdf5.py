@@ -64,6 +64,7 @@ def h5_attributes(place: Path, chance: random.Random) -> str:
         "axis_names": lambda: chance.choice([list(names), list(names), [], "zyx", 3]),
         "_ARRAY_DIMENSIONS": lambda: chance.choice([list(names), ["dim_0", "dim_1", "dim_2"], ["time", "y", "x"]]),
         "labels": lambda: names if len(names) <= rank else "",
+        "scales": lambda: [names, chance.choice([None, 1.0, 40.0, 0.5, -4.0, "uneven"]), chance.choice(["nm", "um"])],
         "comment": lambda: chance.choice(
             ["shot at dawn", np.float32(0.7), np.arange(3), np.void(b"x"), h5py.Empty("f4")]
         ),
@@ -73,12 +74,27 @@ def h5_attributes(place: Path, chance: random.Random) -> str:
     with h5py.File(place, "w") as file:
         file["raw"] = array
         for name, value in drawn.items():
-            if name != "labels":
+            if name == "scales":
+                attach(file, *value)
+            elif name != "labels":
                 file["raw"].attrs[name] = value
-                continue
-            for dim, label in zip(file["raw"].dims, value, strict=False):
-                dim.label = label
+            else:
+                for dim, label in zip(file["raw"].dims, value, strict=False):
+                    dim.label = label
     return f"{kind} {shape} with {drawn}"
+
+
+def attach(file: Any, names: str, step: Any, unit: str) -> None:
+    """Scales as netCDF writes them, with positions or none."""
+    for axis, name in enumerate(names[: file["raw"].ndim]):
+        n = file["raw"].shape[axis]
+        at = np.arange(n) ** 2.0 if step == "uneven" else 8.0 + np.arange(n) * (step or 0)
+        if f"{name}" not in file:
+            file[name] = at
+            file[name].make_scale(name if step else "This is a netCDF dimension but not a netCDF variable.")
+            file[name].attrs["units"] = unit
+        if len(file[name]) == n:
+            file["raw"].dims[axis].attach_scale(file[name])
 
 
 def by_h5py(place: Path, asked: Asked) -> Seen:
@@ -87,11 +103,14 @@ def by_h5py(place: Path, asked: Asked) -> Seen:
         dataset = file["raw"]
         values, about = dataset[...], dict(dataset.attrs)
         labels = [dim.label for dim in dataset.dims]
+        scales = [(dim[0].name[1:], dim[0][...], dict(dim[0].attrs)) if len(dim) else None for dim in dataset.dims]
     tags = json.loads(about["axistags"])["axes"] if "axistags" in about else []
     names = labels if any(labels) else [tag["key"] for tag in tags]
     for name in ("axis_names", "_ARRAY_DIMENSIONS"):
         if not len(names) and name in about:
             names = list(about[name])
+    if not len(names) and any(scales):
+        names = [scale[0] if scale else "" for scale in scales]
     if not len(names) or all(re.fullmatch(r"dim_\d", name) for name in names):
         names = list(BY_RANK[values.ndim])
     axes = [{"time": "t", "channel": "c"}.get(name.lower(), name.lower()) for name in names]
@@ -119,7 +138,14 @@ def by_h5py(place: Path, asked: Asked) -> Seen:
         if sizes and all(map(is_size, sizes.values())):
             units = unit if isinstance(unit, str | dict) else each(unit)
             return read(values, axes, sizes, units, {d: world[d] / sizes[d] for d in world})
-    return read(values, axes, {}, "")
+    placed = {d: scale for d, scale in zip(axes, scales, strict=True) if d in SPACE and scale and len(scale[1]) > 1}
+    placed = {d: s for d, s in placed.items() if not s[2]["NAME"].startswith(b"This is a netCDF dimension but")}
+    sizes = {d: np.diff(at).mean() for d, (_, at, _) in placed.items()}
+    assert all(np.allclose(np.diff(at), sizes[d]) and sizes[d] > 0 for d, (_, at, _) in placed.items())
+    return read(
+        values, axes, sizes, {d: about["units"] for d, (_, _, about) in placed.items()},
+        {d: at[0] / sizes[d] for d, (_, at, _) in placed.items()},
+    )  # fmt: skip
 
 
 HDF5 = (Format("HDF5", write_h5, h5_attributes, [by_h5py], "a.h5"),)
