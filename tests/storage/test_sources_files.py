@@ -365,7 +365,7 @@ def test_odd_sizes_of_mrc(tmp_path: Path) -> None:
         open_source(patched(tmp_path / "a.mrc", (64, np.array([1, 1, 3], "i4").tobytes())))
 
 
-@pytest.mark.parametrize(("name", "line"), [("a.map.gz", "gunzip"), ("a.mrc.bz2", "bunzip2"), ("a.tif.zip", "unzip")])
+@pytest.mark.parametrize(("name", "line"), [("a.map.gz", "gunzip"), ("a.mrc.bz2", "bunzip2"), ("a.tif.xz", "unxz")])
 def test_packed_files(tmp_path: Path, name: str, line: str) -> None:
     (tmp_path / name).write_bytes(b"packed")
     with pytest.raises(SourceError, match="packed") as caught:

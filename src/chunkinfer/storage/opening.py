@@ -23,8 +23,7 @@ DRIVERS = {"zarr2": "zarr", "zarr3": "zarr3", "precomputed": "neuroglancer_preco
 """Format -> tensorstore driver."""
 
 
-UNPACK = {".gz": "gunzip --keep", ".bz2": "bunzip2 --keep", ".xz": "unxz --keep", ".zip": "unzip", ".tgz": "tar xf",
-          ".tar": "tar xf"}  # fmt: skip
+UNPACK = {".gz": "gunzip --keep", ".bz2": "bunzip2 --keep", ".xz": "unxz --keep", ".tgz": "tar xf", ".tar": "tar xf"}
 """Suffix of packed files -> the command that unpacks them."""
 
 
