@@ -46,6 +46,7 @@ evidence: slow
 	$(BIN)/python benchmarks/chaos.py --store s3 | tee -a benchmarks/chaos.md
 	$(BIN)/python benchmarks/torn.py | tee benchmarks/torn.md
 	$(BIN)/python benchmarks/fuzz_stores.py | tee benchmarks/fuzz_stores.md
+	$(BIN)/python benchmarks/fuzz_files.py --draws 1000 | tee benchmarks/fuzz_files.md
 	$(BIN)/python benchmarks/hybrid.py | tee benchmarks/hybrid.md
 	$(BIN)/python benchmarks/chain.py | tee benchmarks/chain.md
 	$(BIN)/python benchmarks/reduce.py | tee benchmarks/reduce.md

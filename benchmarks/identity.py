@@ -21,8 +21,7 @@ from statistics import median
 import torch
 from torch import nn
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import differing
 from chunkinfer.models import open_model

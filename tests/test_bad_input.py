@@ -73,7 +73,7 @@ Row = tuple[str, Callable[[], Any], type[ChunkinferError], str, str]
 # ---- volumes ------------------------------------------------------------------------------------------------------
 
 VOLUMES: list[Row] = [
-    ("names of axes", lambda: ci.infer(labelled("abc"), NET), VolumeError, "'a' is not one of", "rename"),
+    ("names of axes", lambda: ci.infer(labelled("abc"), NET), VolumeError, "'a', 'b' are not among", "rename"),
     ("one unknown name", lambda: ci.infer(labelled("yxc").rename(y="row"), NET), VolumeError, "'row'", "rename"),
     ("no x", lambda: ci.infer(labelled().isel(x=3), NET), VolumeError, "at least y and x", "slice(5, 6)"),
     ("Dataset", lambda: ci.infer(xr.Dataset({"em": labelled()}), NET), VolumeError, "several volumes: em", "['em']"),

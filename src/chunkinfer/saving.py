@@ -96,7 +96,9 @@ def save(
     Parameters
     ----------
     array
-        A DataArray, dask, zarr or numpy array, or a URL; what `infer` returns, or anything else.
+        A DataArray, dask, zarr or numpy array, or a URL; what `infer` returns, or anything else. Of a DataArray's
+        ``attrs`` what JSON can hold is stored: arrays as lists, dates, paths, NaN and infinities as texts; objects,
+        functions and arrays of more than 1000 values are left out.
     url
         A path or a ``file://``, ``s3://`` or ``gs://`` URL.
     format
@@ -349,7 +351,7 @@ class _Saving:
     def wanted(self, layout: Mapping[str, Any]) -> dict[str, Any]:
         """What the destination is created by, besides its URL."""
         frame = self.volume.frame
-        attributes = {k: v for k, v in _as_json(self.volume.attrs).items() if v is not None}
+        attributes = dict(self.volume.attrs)
         if networks := self.networks:  # what was stored here comes from; the attribute "source" is of the reader
             about = networks[-1].about
             attributes["provenance"] = {**about["model"], "input": about["source"], "result": about["verdict"]}

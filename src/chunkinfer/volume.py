@@ -6,6 +6,7 @@ single coordinate cannot tell it; the origin is never an attribute, because afte
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
-from chunkinfer.blockwise import lazy_source, origin_of
+from chunkinfer.blockwise import check_voxels, lazy_array, lazy_source, origin_of
+from chunkinfer.coordinates import fixed_of, grid_of, order_of, size_stated, unit_of
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.planning import every_axis
 from chunkinfer.storage import Source, open_source
-from chunkinfer.storage.axes import ORDER as DIMS
 from chunkinfer.storage.axes import SPATIAL as SPACE
+from chunkinfer.storage.placement import METRES, short_unit
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -98,7 +100,11 @@ def open_volume(
     )
     names = source.names.get("channel_names")
     channel = None if "c" not in source.dims or not names or len(names) != lengths["c"] else list(names)
-    attrs = {**{k: v for k, v in source.names.items() if k != "channel_names"}, "source": source.url}
+    # Which sections a stack has, its coordinates say, also after it was cut.
+    kept = {k: v for k, v in source.names.items() if k not in ("channel_names", "sections")}
+    if short_unit(str(kept.get("unit"))) not in METRES:  # of what the numbers count, such as electrons
+        kept.pop("unit", None)
+    attrs = {**kept, "source": source.url}
     result = frame.label(data, source.dims, name=_stem(source.url), attrs=attrs, channel=channel)
     if lengths.get("t") == 1:
         result = result.isel(t=0, drop=True)
@@ -124,6 +130,10 @@ class Frame:
     """nm, um, ...; empty if unknown."""
     coords: dict[str, Any] = field(default_factory=dict, compare=False)
     """Coordinates of the volume this frame was read from: an output on the same grid takes these very objects."""
+    fixed: dict[str, Any] = field(default_factory=dict, compare=False)
+    """Coordinates with one value for all voxels, such as the position of the section that was selected."""
+    fixed_size: dict[str, float] = field(default_factory=dict, compare=False)
+    """Edge length of a voxel along the spatial axes among them."""
 
     def label(
         self,
@@ -146,7 +156,9 @@ class Frame:
                 coords[d] = xr.Variable(d, coordinates(self.origin[d], n, self.voxel_size[d]), unit)
         if channel is not None:
             coords["c"] = list(channel)
-        about = {"voxel_size": dict(self.voxel_size), **({"unit": self.unit} if self.unit else {})}
+        coords |= {name: value for name, value in self.fixed.items() if name not in dims}
+        sizes = {d: size for d, size in self.fixed_size.items() if d not in dims}
+        about = {"voxel_size": {**sizes, **self.voxel_size}, **({"unit": self.unit} if self.unit else {})}
         return xr.DataArray(data, dims=tuple(dims), coords=coords, attrs={**attrs, **about}, name=name)
 
     def moved(self, crop: Sequence[float], stride: Sequence[float]) -> Frame:
@@ -161,6 +173,8 @@ class Frame:
             self.unit,
             {d: self.coords[d] for d, c, s in zip(self.space, crop, stride, strict=True)
              if d in self.coords and not c and s == 1},
+            self.fixed,
+            self.fixed_size,
         )  # fmt: skip
 
 
@@ -209,8 +223,6 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
     VolumeError
         The axes are not out of (t, c, z, y, x), or coordinates are reversed or irregular.
     """
-    import os
-
     import xarray as xr
 
     if isinstance(volume, str | os.PathLike):
@@ -222,137 +234,56 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
             "A verb works on one volume.",
             [f"dataset[{name!r}]" for name in names[:2]] or ['chunkinfer.open_volume("em.zarr")'],
         )
+    if isinstance(volume, xr.Variable):
+        volume = xr.DataArray(volume)
     if isinstance(volume, xr.DataArray):
-        _check_voxels(volume, tuple(map(str, volume.dims)))
+        check_voxels(volume, tuple(map(str, volume.dims)))
         return _from_dataarray(volume)
-    if isinstance(volume, da.Array | np.ndarray):
-        _check_voxels(volume, ("t", "c", "z", "y", "x")[-volume.ndim :])
-    if isinstance(volume, da.Array):
-        array = volume
-    elif hasattr(volume, "shape") and hasattr(volume, "dtype") and hasattr(volume, "__getitem__"):
-        module = type(volume).__module__.partition(".")[0]
-        array = da.from_zarr(volume) if module == "zarr" else _lazy(volume)
-    else:
-        raise VolumeError(
-            f"A {type(volume).__name__} is no volume.",
-            "A volume is an xarray.DataArray, a dask, zarr or numpy array, or a URL.",
-            ['chunkinfer.open_volume("em.zarr")', "numpy.asarray(...) of what you have"],
-        )
+    array = lazy_array(volume)
     count = min(array.ndim, 3) if ndim is None else ndim
     if not (count in (2, 3) and array.ndim - count in (0, 1)):
-        raise VolumeError(
-            f"An array of {array.ndim} axes {array.shape} does not say what its axes are.",
-            "Unlabelled arrays are (z, y, x), (c, z, y, x), (y, x) or (c, y, x).",
-            ["xarray.DataArray(array, dims=('c', 'z', 'y', 'x'))", "array[0] for one time point"],
-        )
+        raise _unlabelled(array.shape, ndim)
     space = SPACE[-count:]
     dims = ("c",) * (array.ndim - count) + space
     frame = Frame(space, dict.fromkeys(space, 1.0), dict.fromkeys(space, 0.0))
     return Volume(array, dims, frame, labelled=False, attrs={})
 
 
-class _Whole(np.ndarray[Any, Any]):
-    """An array in memory that dask leaves whole: it cuts others when it sees them, and then each block's task carries
-    its part, instead of one copy for each worker."""
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.view(np.ndarray)[key]
-
-
-def _lazy(array: Any) -> da.Array:
-    """An array that is read by boxes, as a dask array."""
-    meta = np.empty((0,) * array.ndim, array.dtype)
-    lazy: da.Array = da.from_array(array.view(_Whole) if type(array) is np.ndarray else array, meta=meta)
-    return lazy
-
-
-def _check_voxels(volume: Any, names: tuple[str, ...]) -> None:
-    """Refuse what is no image, before anything is made of it."""
-    if np.dtype(volume.dtype).kind not in "biuf":
-        raise VolumeError(
-            f"A volume of dtype {volume.dtype} is no image.",
-            "Voxels are integers or floating-point numbers.",
-            ["convert it: volume.astype('float32')", "choose another array"],
+def _unlabelled(shape: tuple[int, ...], ndim: int | None) -> VolumeError:
+    """The error for an array whose axes are not told by how many there are."""
+    if ndim == 3 and len(shape) == 2:
+        return VolumeError(
+            f"An array of 2 axes {shape} is one section, and three axes are needed here.",
+            "Unlabelled arrays are (z, y, x) or (c, z, y, x).",
+            ["volume[None] is a volume of one section", "numpy.stack(sections), where there are more"],
         )
-    for name, n in zip(names, volume.shape[-len(names) :], strict=True):
-        if n < 1:
-            raise VolumeError(
-                f"The volume has no voxels along {name}.",
-                "A selection came out empty.",
-                ["look at volume.sizes", "select a range that lies inside the volume"],
-            )
+    kinds = {2: "(y, x) or (c, y, x)", 3: "(z, y, x) or (c, z, y, x)"}
+    return VolumeError(
+        f"An array of {len(shape)} axes {shape} does not say what its axes are.",
+        f"Unlabelled arrays are {kinds.get(ndim or 0, '(z, y, x), (c, z, y, x), (y, x) or (c, y, x)')}.",
+        ["xarray.DataArray(array, dims=('c', 'z', 'y', 'x'))", "array[0] for one time point"],
+    )
 
 
 def _from_dataarray(volume: xr.DataArray) -> Volume:
-    dims = tuple(map(str, volume.dims))
-    if unknown := [d for d in dims if d not in DIMS]:
-        renames = dict(zip(dims, SPACE[-len(dims) :], strict=False)) if len(dims) <= 3 else {unknown[0]: "z"}
-        raise VolumeError(
-            f"The volume's axes are {dims}; {unknown[0]!r} is not one of {DIMS}.",
-            "Axes are known by name, because a transposed volume gives wrong results in silence.",
-            [f"volume.rename({renames})", 'xarray.DataArray(volume.data, dims=("z", "y", "x"))'],
-        )
-    order = tuple(d for d in DIMS if d in dims)
-    if not {"y", "x"} <= set(dims):
-        raise VolumeError(
-            f"The volume's axes are {dims}; an image has at least y and x.",
-            "A selection with one index drops an axis.",
-            ["select a range: volume.isel(y=slice(5, 6))", "volume.expand_dims('y')"],
-        )
-    volume = volume.transpose(*order)  # lazy; free where the order is right already
+    order = order_of(volume)
+    array = lazy_array(volume.transpose(*order).data)  # lazy; free where the order is right already
     space = tuple(d for d in order if d in SPACE)
-    sizes, origin, kept = {}, {}, {}
-    stated = volume.attrs.get("voxel_size", {})
-    stated = stated if isinstance(stated, Mapping) else dict(zip(SPACE[-len(stated) :], stated, strict=False))
-    for d in space:
-        sizes[d], origin[d] = _grid_of(volume, d, stated.get(d))
-        if d in volume.coords:
-            kept[d] = volume.coords[d]
-    unit = str(volume.attrs.get("unit", "")) or next(
-        (str(volume.coords[d].attrs["units"]) for d in space if "units" in getattr(volume.coords.get(d), "attrs", {})),
-        "",
+    grids = {d: grid_of(volume, d) for d in space}
+    fixed = fixed_of(volume)
+    stated = {d: size_stated(volume, d) for d in SPACE if d in fixed and d not in space}
+    frame = Frame(
+        space=space,
+        voxel_size={d: size for d, (size, _) in grids.items()},
+        origin={d: origin for d, (_, origin) in grids.items()},
+        unit=unit_of(volume, space),
+        coords={d: volume.coords[d] for d in space if d in volume.coords},
+        fixed=fixed,
+        fixed_size={d: size for d, size in stated.items() if size is not None},
     )
-    array = volume.data if isinstance(volume.data, da.Array) else _lazy(volume.data)
     attrs = {str(k): v for k, v in volume.attrs.items() if k not in ("voxel_size", "unit")}
     channel = volume.coords["c"].values if "c" in volume.coords and "c" in order else None
-    return Volume(
-        array, order, Frame(space, sizes, origin, unit, kept), True, attrs, str(volume.name or "volume"), channel
-    )
-
-
-def _grid_of(volume: xr.DataArray, d: str, stated: Any) -> tuple[float, float]:
-    """Voxel size and origin (in voxels) along an axis, from its coordinates."""
-    if d not in volume.coords:
-        return float(stated or 1.0), 0.0
-    try:
-        values = np.asarray(volume.coords[d].values, dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.full(2, np.nan)
-    if not np.isfinite(values).all():
-        raise VolumeError(
-            f"The coordinates of axis {d} are not numbers.",
-            "Positions of voxels are multiples of the voxel size.",
-            [f"drop them: volume.drop_vars({d!r})", f"state them: volume.assign_coords({d}=numpy.arange(...) * size)"],
-        )
-    if len(values) == 0:
-        return float(stated or 1.0), 0.0
-    size = (values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else float(stated or 1.0)
-    if size <= 0:
-        raise VolumeError(
-            f"The coordinates of axis {d} run from {values[0]:g} to {values[-1]:g}.",
-            "The axis is reversed, and a network would see mirrored data.",
-            [f"volume.sortby({d!r})", f"volume.isel({d}=slice(None, None, -1))"],
-        )
-    position = values / size
-    if np.abs(np.diff(position) - 1).max(initial=0) > 1e-3:
-        raise VolumeError(
-            f"The coordinates of axis {d} are not evenly spaced.",
-            "Sections are missing, or the volume was put together from parts.",
-            [f"resample: volume.interp({d}=numpy.arange(...))", f"drop them: volume.drop_vars({d!r})"],
-        )
-    origin = float(position[0])
-    near = float(np.rint(origin))
-    return float(size), near if abs(origin - near) < min(1e-3, 1e-6 * max(1.0, abs(origin))) else origin
+    return Volume(array, order, frame, True, attrs, str(volume.name or "volume"), channel)
 
 
 def _per_axis(name: str, values: Sequence[float] | None, space: tuple[str, ...]) -> dict[str, float] | None:

@@ -328,3 +328,25 @@ def test_a_failure_is_not_kept() -> None:
     with pytest.raises(ZeroDivisionError):
         DECODED.get("never", lambda: np.array(1 // 0))
     assert DECODED.get("never", lambda: np.ones(1)) == 1
+
+
+def test_a_picture_with_fewer_rows_than_it_says(tmp_path: Path) -> None:
+    """Pillow fills them with zeros."""
+    stack(tmp_path / "em", ["em_1.png", "em_2.png"])
+    content = (tmp_path / "em" / "em_2.png").read_bytes()
+    rows = zlib.compress(b"".join(b"\0" + bytes(30) for _ in range(11)))
+    parts = [(b"IHDR", content[16:29]), (b"IDAT", rows), (b"IEND", b"")]
+    chunks = (struct.pack(">I", len(b)) + name + b + struct.pack(">I", zlib.crc32(name + b)) for name, b in parts)
+    (tmp_path / "em" / "em_2.png").write_bytes(content[:8] + b"".join(chunks))
+    source = open_source(tmp_path / "em")
+    assert np.array_equal(source[0], VOXELS[0])
+    with pytest.raises(SourceError, match=r"em_2\.png cannot be decoded"):
+        source[1]
+
+
+def test_a_part_of_a_stack_tells_its_own_sections(tmp_path: Path) -> None:
+    stack(tmp_path / "em", [f"em_{z}.png" for z in range(5, 11)])
+    volume = ci.open_volume(tmp_path / "em")
+    for part in (volume[2:4], ci.open_volume(tmp_path / "em", box={"z": slice(2, 4)})):
+        assert part.z.values.tolist() == [7, 8]
+        assert "sections" not in part.attrs

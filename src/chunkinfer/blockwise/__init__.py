@@ -1,5 +1,6 @@
 """All that knows dask: haloed reads, halo exchange, windows, placement, the ledger."""
 
+from chunkinfer.blockwise.arrays import check_voxels, lazy_array
 from chunkinfer.blockwise.haloed import Network, infer_exchanging, infer_reading
 from chunkinfer.blockwise.headers import differences
 from chunkinfer.blockwise.interrupts import Interrupts
@@ -26,12 +27,14 @@ __all__ = [
     "Workers",
     "active_client",
     "check_reads",
+    "check_voxels",
     "checksum",
     "client_for",
     "copy_blocks",
     "differences",
     "infer_exchanging",
     "infer_reading",
+    "lazy_array",
     "lazy_source",
     "must_exchange",
     "networks_of",

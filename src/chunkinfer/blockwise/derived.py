@@ -17,6 +17,7 @@ import numpy as np
 from dask.base import normalize_token, tokenize
 from numpy.typing import NDArray
 
+from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.storage.source import Source, box_of
 
@@ -70,9 +71,24 @@ class Derived:
 
 
 def voxels(array: Any, box: Box) -> NDArray[Any]:
-    """A box of an array of any kind, in memory."""
+    """A box of an array of any kind, in memory.
+
+    Raises
+    ------
+    VolumeError
+        The blocks of a dask array have other shapes than it declares.
+    """
     part = array[box.slices]
-    return np.asarray(part.compute(scheduler="synchronous") if isinstance(part, da.Array) else part)
+    if not isinstance(part, da.Array):
+        return np.asarray(part)
+    values = np.asarray(part.compute(scheduler="synchronous"))
+    if values.shape != part.shape:
+        raise VolumeError(
+            f"A box of the array declares the shape {part.shape}, and its blocks give {values.shape}.",
+            "A function that was mapped over blocks changes their shape, and dask was not told.",
+            ["say so: map_blocks(function, chunks=...)", "or compute it first: volume.compute()"],
+        )
+    return values
 
 
 def derived_array(

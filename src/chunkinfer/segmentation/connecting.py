@@ -69,7 +69,13 @@ def connected_components(
         As for `save`.
     """
     found = as_volume(volume, 3)
-    if len(found.frame.space) != 3 or (found.channels and found.array.shape[0] != 1):
+    if len(found.frame.space) != 3:
+        raise VolumeError(
+            f"{found.dims} {found.array.shape} is not a volume along z, y and x.",
+            "An image of one section has one voxel along z.",
+            ["connected_components(volume.expand_dims('z'))", "xarray.concat(sections, 'z'), where there are more"],
+        )
+    if found.channels and found.array.shape[0] != 1:
         raise VolumeError(
             f"{found.dims} {found.array.shape} is not one volume along z, y and x.",
             "Components of several channels would be several segmentations.",

@@ -13,9 +13,11 @@ cf, chunk_keys          what xarray stores beside an array; how chunks of zarr v
 chunks, shards, morton  chunks of precomputed volumes, written below the driver; in shards; which box a shard is
 compressed_...          segmentation: the encoding of labels
 levels, downsampling    coarser levels of a stored image; the arithmetic of a level; cells: its compiled loops
+attributes              what JSON can hold of attributes
 axes, placement         names and order of axes; voxel size, unit and offset
+numbers                 sizes and positions as headers hold them
 readers                 by format: what describes a file, what reads boxes of it
-sections, naming, ...   pictures, tiff, hdf5, nifti, mrc, npy, n5: one format each, read only
+sections, naming, ...   pictures, tiff, hdf5 (and its scales), nifti, mrc, npy, n5: one format each, read only
 ranges, flat, decoded   objects by byte ranges; uncompressed arrays; decoded parts, kept for a while
 urls, store, failures   places; handles opened once per process; what a store's failure means
 files, disk             small objects next to an output; whole files on a local disk

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 
 from chunkinfer.errors import ChunkinferError, DestinationError
 from chunkinfer.storage import erasing, failures, n5_output, ome, precomputed, zarr
+from chunkinfer.storage.attributes import as_json
 from chunkinfer.storage.axes import ORDER
 from chunkinfer.storage.chunk_shape import default_chunks
 from chunkinfer.storage.described import Request, unsupported
@@ -133,7 +134,7 @@ def create(
     overwrite
         Delete an array that is there, with its ledger. Nothing but an array is ever deleted.
     attributes
-        Further attributes to store, such as ``channel_names``.
+        Further attributes to store, such as ``channel_names``: what JSON can hold of them (`attributes.as_json`).
 
     Raises
     ------
@@ -261,7 +262,7 @@ def _request(
         placement=placement,
         encoding=encoding,
         compression=compression,
-        attributes=dict(attributes or {}),
+        attributes=as_json(attributes or {}),
     )
 
 

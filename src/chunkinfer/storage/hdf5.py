@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -9,19 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.errors import AmbiguousSource, SourceError, SourceNotFound
-from chunkinfer.storage import flat, ranges
-from chunkinfer.storage.axes import recognise
+from chunkinfer.errors import AmbiguousSource, MissingExtra, SourceError, SourceNotFound
+from chunkinfer.storage import flat, ranges, scales
+from chunkinfer.storage.axes import SPATIAL, recognise
 from chunkinfer.storage.described import Contents
-from chunkinfer.storage.placement import from_attributes
+from chunkinfer.storage.numbers import is_size, shortest
+from chunkinfer.storage.placement import Placement, from_attributes
 from chunkinfer.storage.ranges import Stored
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nx", ".nxs")
 WHAT = "HDF5 files"
 NEEDS = "h5py"
 
-READ = ("voxel_size", "resolution", "offset", "units", "element_size_um", "axis_names", "_ARRAY_DIMENSIONS")
+READ = ("voxel_size", "resolution", "offset", "units", "element_size_um", "axis_names", "_ARRAY_DIMENSIONS",
+        "axistags", "axis_units")  # fmt: skip
 """Attributes that say where voxels are; all others that JSON can hold are kept as names."""
+FILTERS = {
+    307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd",
+    32017: "sz", 32018: "fcidecomp", 32024: "sz3", 32026: "blosc2",
+}  # fmt: skip
+"""Registered filters by number."""
 OWN = ("DIMENSION_LIST", "DIMENSION_LABELS", "CLASS", "REFERENCE_LIST")
 """HDF5's own."""
 
@@ -33,19 +43,78 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
         dataset = _dataset(found, name, file.url)
         attributes = {key: _plain(value) for key, value in dataset.attrs.items() if key not in OWN}
         labels = [label.label or None for label in dataset.dims] if any(d.label for d in dataset.dims) else None
-        named = labels or attributes.get("axis_names") or attributes.get("_ARRAY_DIMENSIONS")
-        stored = recognise(named, dataset.ndim, f"{file.url}/{name}")
-        if "element_size_um" in attributes:  # ImageJ's and ilastik's
-            attributes |= {"resolution": attributes["element_size_um"], "units": "um"}
+        tags = _axistags(attributes)
+        named = labels or [tag["key"] for tag in tags] or _first(attributes, "axis_names", "_ARRAY_DIMENSIONS")
+        stored = recognise(named or scales.names(dataset), dataset.ndim, f"{file.url}/{name}")
+        scales.refuse_packed(attributes, (file.url, name))
+        placement = _placement(attributes, tags, stored)
+        if not placement.voxel_size:
+            placement = scales.placement(dataset, stored, (file.url, name))
         return Contents(
             stored,
             dataset.shape,
             dataset.dtype,
             dataset.chunks or flat.chunks(stored, dataset.shape),
             {**file.spec, "name": name},
-            from_attributes(attributes, stored),
+            placement,
             {key: value for key, value in attributes.items() if key not in READ and value is not None},
         )
+
+
+def _placement(attributes: Mapping[str, Any], tags: list[dict[str, Any]], stored: tuple[str, ...]) -> Placement:
+    """What the first convention that gives a size of voxels says: ImageJ's, CREMI's and funlib's, vigra's."""
+    if not _is_finite(attributes.get("offset")):
+        attributes = {name: value for name, value in attributes.items() if name != "offset"}
+    others = {name: value for name, value in attributes.items() if name not in ("voxel_size", "resolution")}
+    said = [attributes]
+    if "element_size_um" in attributes:
+        said.insert(0, {**others, "resolution": attributes["element_size_um"], "units": "um"})
+    if tags:
+        said.append({**others, **_sizes_of(tags, attributes, stored)})
+    for found in said:
+        placement = from_attributes(found, stored)
+        if placement.voxel_size and all(map(is_size, placement.voxel_size.values())):
+            return placement
+    return Placement()
+
+
+def _is_finite(values: Any) -> bool:
+    """Whether numbers are all finite, as those of a position are."""
+    return all(math.isfinite(v) for v in (values if isinstance(values, list) else [values]) if isinstance(v, float))
+
+
+def _axistags(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The axes as vigra and ilastik describe them, in the order of the dataset; none where they do not.
+
+    Raises
+    ------
+    ValueError
+        The attribute is something else.
+    """
+    text = attributes.get("axistags")
+    if text is None:
+        return []
+    try:
+        tags = json.loads(text)["axes"]
+        return [{"key": str(tag["key"]), "resolution": tag.get("resolution", 0)} for tag in tags]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its attribute axistags is not as vigra writes it: {str(text)[:80]}") from error
+
+
+def _sizes_of(tags: list[dict[str, Any]], attributes: Mapping[str, Any], stored: tuple[str, ...]) -> dict[str, Any]:
+    """Voxel size and units as ilastik writes them, along the spatial axes; a resolution of 0 is an unknown one."""
+    sizes = {tag["key"].lower(): tag["resolution"] for tag in tags}
+    units: Any = None
+    with suppress(TypeError, ValueError):
+        units = json.loads(attributes["axis_units"]) if "axis_units" in attributes else None
+    named = units if isinstance(units, Mapping) else {}
+    space = [dim for dim in stored if dim in SPATIAL]
+    return {"resolution": [sizes.get(dim, 0) for dim in space], "units": [str(named.get(dim) or "") for dim in space]}
+
+
+def _first(attributes: Mapping[str, Any], *names: str) -> Any:
+    """The first attribute that is there and says anything."""
+    return next((attributes[name] for name in names if attributes.get(name)), None)
 
 
 def parts(file: Stored, inside: str) -> list[tuple[str, int]]:
@@ -109,7 +178,32 @@ def _dataset(file: Any, name: str, url: str) -> Any:
         )
     if dataset.external or dataset.is_virtual:
         raise _elsewhere(f"{url}/{name}", "a dataset whose values lie in other files")
+    _check_filters(dataset, f"{url}/{name}")
     return dataset
+
+
+def _check_filters(dataset: Any, url: str) -> None:
+    """Refuse chunks that went through a filter which is not here."""
+    import h5py
+
+    made = dataset.id.get_create_plist()
+    filters = [made.get_filter(i) for i in range(made.get_nfilters())]
+    absent = [(code, name.decode(errors="replace")) for code, _, _, name in filters if not h5py.h5z.filter_avail(code)]
+    if not absent:
+        return
+    listed = ", ".join(f"{FILTERS.get(code, name or 'a filter')} ({code})" for code, name in absent)
+    what = f"The chunks of {url} are compressed by {listed}, which h5py does not bring."
+    if "hdf5plugin" in sys.modules:
+        raise SourceError(
+            what,
+            "hdf5plugin is installed, and does not bring it either.",
+            ["h5repack -f GZIP=4 in.h5 out.h5, where it can be read", "set HDF5_PLUGIN_PATH to the filter's folder"],
+        )
+    raise MissingExtra(
+        what,
+        "hdf5plugin brings blosc, zstd, LZ4, bitshuffle, bzip2 and others; workers need it too.",
+        ["pip install hdf5plugin", "h5repack -f GZIP=4 in.h5 out.h5, where it can be read"],
+    )
 
 
 def _elsewhere(url: str, what: str) -> SourceError:
@@ -148,6 +242,10 @@ def _only(file: Any, url: str) -> str:
 
 def _plain(value: Any) -> Any:
     """An attribute as JSON has it, None if it cannot."""
+    if isinstance(value, np.float16 | np.float32):
+        return shortest(value)
+    if isinstance(value, np.ndarray) and value.ndim and value.dtype in (np.float16, np.float32):
+        return [_plain(part) for part in value]
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bytes):

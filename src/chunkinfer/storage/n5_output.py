@@ -7,7 +7,7 @@ from typing import Any
 
 from chunkinfer.storage.axes import SPATIAL
 from chunkinfer.storage.described import Request, unsupported
-from chunkinfer.storage.n5 import MARKER
+from chunkinfer.storage.n5 import KNOWN, MARKER
 from chunkinfer.storage.placement import LONG_NAMES, METRES, nanometres
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
@@ -44,7 +44,7 @@ def files(request: Request) -> dict[str, bytes]:
     stored = request.dims[::-1]
     resolution = [size.get(dim, 1.0) for dim in stored]
     meta = {
-        **request.attributes,
+        **{name: value for name, value in request.attributes.items() if name not in KNOWN},
         "dimensions": request.shape[::-1],
         "blockSize": request.chunks[::-1],
         "dataType": request.dtype.name,

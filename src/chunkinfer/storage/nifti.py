@@ -11,7 +11,8 @@ import numpy as np
 
 from chunkinfer.storage import flat, ranges
 from chunkinfer.storage.described import Contents
-from chunkinfer.storage.placement import Placement, whole
+from chunkinfer.storage.numbers import in_voxels, is_size, shortest
+from chunkinfer.storage.placement import Placement
 from chunkinfer.storage.ranges import Stored
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -20,7 +21,8 @@ NEEDS = "nibabel"
 
 STORED = ("x", "y", "z", "t", "c")
 """Axes as the format orders them."""
-UNITS = {"mm": "mm", "micron": "um", "meter": "m"}
+UNITS = {1: "m", 2: "mm", 3: "um"}
+"""Code in the three lowest bits of ``xyzt_units`` -> unit; other codes are none."""
 
 
 def describe(file: Stored, inside: str, level: int) -> Contents:
@@ -35,15 +37,14 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
     stored, dtype = STORED[: len(shape)], header.get_data_dtype()
     if (image.dataobj.slope, image.dataobj.inter) != (1, 0) and dtype.kind in "iuf":
         dtype = np.result_type(dtype, np.float32)
-    # Through text, so that 0.4 of 32 bits is 0.4.
-    sizes = {d: float(str(size)) for d, size in zip("xyz", header.get_zooms(), strict=False) if size > 0}
-    unit = UNITS.get(header.get_xyzt_units()[0], "")
+    sizes = {d: size for d, size in zip("xyz", map(shortest, header.get_zooms()), strict=False) if is_size(size)}
+    unit = UNITS.get(int(header["xyzt_units"]) % 8, "")
     offset: dict[str, float] = {}
     names: dict[str, Any] = {}
     if header["sform_code"] > 0 or header["qform_code"] > 0:
         affine = header.get_best_affine()
         if np.allclose(affine[:3, :3], np.diag([sizes.get(d, 1.0) for d in "xyz"]), rtol=1e-5, atol=1e-6):
-            offset = {d: whole(affine[i, 3] / sizes[d]) for i, d in enumerate("xyz") if d in sizes}
+            offset = {d: in_voxels(affine[i, 3], sizes[d]) for i, d in enumerate("xyz") if d in sizes}
         else:
             names["affine"] = affine.tolist()
     chunks = shape if zipped else flat.chunks(stored, shape)

@@ -17,11 +17,14 @@ SUFFIXES = (".npy",)
 WHAT = ".npy files"
 NEEDS = "numpy"
 
+VERSIONS = ((1, 0), (2, 0), (3, 0))
+
 
 def describe(file: Stored, inside: str, level: int) -> Contents:
     """What the header says."""
     with file.open() as stream:
-        version = np.lib.format.read_magic(stream)
+        if (version := np.lib.format.read_magic(stream)) not in VERSIONS:
+            raise ValueError(f"it is of version {version}, and known are {VERSIONS}")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
         if dtype.hasobject:

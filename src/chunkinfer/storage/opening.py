@@ -24,6 +24,19 @@ DRIVERS = {"zarr2": "zarr", "zarr3": "zarr3", "precomputed": "neuroglancer_preco
 """Format -> tensorstore driver."""
 
 
+UNPACK = {".gz": "gunzip --keep", ".bz2": "bunzip2 --keep", ".xz": "unxz --keep", ".tgz": "tar xf", ".tar": "tar xf"}
+"""Suffix of packed files -> the command that unpacks them."""
+
+
+OTHERS = {
+    ".npz": "numpy.load({})['arr_0'], or another of its names",
+    ".nc": "xarray.open_dataset({}, chunks={{}})['name of the variable']",
+    ".hdr": "nibabel.save(nibabel.load({}), 'volume.nii')",
+    ".img": "nibabel.save(nibabel.load({}), 'volume.nii')",
+}
+"""Suffix of files that are not read -> the line that makes a volume of one."""
+
+
 def open_source(
     url: str | os.PathLike[str], *, level: int = 0, array: str | None = None, missing: str = "error"
 ) -> Source:
@@ -88,15 +101,30 @@ def _file_or_sections(location: Location, level: int, missing: str) -> Source | 
         return _open_file(*file, level)
     elif location.file_in(pictures.SUFFIXES):
         found = sections.single(location)
+    elif packed := location.file_in(tuple(UNPACK)):
+        raise _packed(packed[0])
     elif location.path is not None and os.path.isfile(location.path):
+        line = next((line for suffix, line in OTHERS.items() if location.url.lower().endswith(suffix)), None)
+        ways = [line.format(repr(location.url))] if line else ["give the folder that holds it, or rename it"]
         raise SourceError(
             f"{location.path} is a single file.",
             f"A volume is a folder, or a file that ends in {', '.join((*readers.SUFFIXES, *pictures.SUFFIXES))}.",
-            ["give the folder that holds it, or rename it", "or convert it: numpy.save('volume.npy', array)"],
+            [*ways, "or convert it: numpy.save('volume.npy', array)"],
         )
     else:
         return None
     return None if found is None else _of_contents(found, "sections", location.url, level)
+
+
+def _packed(place: Location) -> SourceError:
+    """The error for a file that cannot be entered in the middle."""
+    name = place.url.rpartition("/")[2]
+    suffix = next(suffix for suffix in UNPACK if name.lower().endswith(suffix))
+    return SourceError(
+        f"{place.url} is packed as a whole.",
+        "A box of it cannot be read without unpacking all that lies before it; of packed files, only .nii.gz is read.",
+        [f"{UNPACK[suffix]} {name!r}", f"and then open_volume({place.url[: -len(suffix)]!r})"],
+    )
 
 
 def _from_node(node: Node, level: int, missing: str) -> Source:
@@ -312,6 +340,12 @@ def _of_contents(found: Contents, format: str, url: str, level: int = 0) -> Sour
     if level:
         raise precomputed.no_level(url, level, ["0: the array itself"])
     check_dtype(found.dtype.name, url)
+    if not all(n > 0 for n in found.shape):
+        raise SourceError(
+            f"{url} has no voxels: its axes {found.stored} have the lengths {tuple(map(int, found.shape))}.",
+            "It was never filled, or its header is damaged.",
+            ["choose another array or file", "or write it anew"],
+        )
     dims = canonical(found.stored)
     order = [found.stored.index(dim) for dim in dims]
     placement = found.placement.complete(dims)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,14 +45,15 @@ def picture(url: str, content: bytes) -> Picture:
     try:
         found = kind(io.BytesIO(content))
     except ImportError as error:
-        raise MissingExtra.of("Sections", "tifffile" if kind is _tiff else "pillow", "formats") from error
+        module = str(error.name).partition(".")[0].replace("PIL", "pillow")
+        raise MissingExtra.of("Sections", module, "formats") from error
     except Exception as error:  # Pillow raises SyntaxError, struct.error, ... of damaged files
         raise damaged(url, error) from error
     if found is None:
         raise SourceError(
             f"{url} is a picture whose values cannot be read as they are.",
             "Readable are bits, grey of 8 and 16 bits, and red, green and blue of 8 bits with or without alpha; "
-            "16-bit colour needs TIFF. What the values of a palette or CMYK are is open. A TIFF section has one page.",
+            "16-bit colour needs TIFF. What the values of a palette or CMYK are is open. A section has one page.",
             ["convert the pictures to grey or RGB", "or to TIFF, which holds numbers of any type"],
         )
     return found
@@ -68,10 +69,23 @@ def damaged(url: str, error: Exception) -> SourceError:
 
 
 def _png(file: io.BytesIO) -> Picture | None:
+    import imagecodecs
     from PIL.PngImagePlugin import PngImageFile
 
     # The plugin itself: Image.open refuses more pixels than a section of a block face has.
-    return _pillow(PngImageFile(file))
+    image = PngImageFile(file)
+    found = None if getattr(image, "is_animated", False) else _pillow(image)
+    if found is None:
+        return None
+
+    def decode() -> NDArray[Any]:
+        """By libpng: Pillow fills rows that are not there with zeros, and says nothing."""
+        values: NDArray[Any] = imagecodecs.png_decode(file.getvalue())
+        # One colour that counts as transparent makes a channel of it, which is none of the picture's values.
+        values = values.reshape(*found.shape[:2], -1)[..., : max(1, len(found.channels))].reshape(found.shape)
+        return values > 0 if found.dtype == bool else np.ascontiguousarray(values, found.dtype)
+
+    return replace(found, decode=decode)
 
 
 def _jpeg(file: io.BytesIO) -> Picture | None:

@@ -96,7 +96,7 @@ def _contents(found: Named, missing: str) -> Contents:
     }
     about: dict[str, Any] = {"sections": f"{start[0]} to {last[0]}"}
     if absent:
-        about["missing_sections"] = _ranges(cell[0] for cell in absent)
+        about["missing_sections"] = ranges_of(cell[0] for cell in absent)
     if first.channels:
         about["channel_names"] = list(first.channels)
     return Contents(
@@ -148,7 +148,7 @@ def _version(root: Location, names: Mapping[Cell, str]) -> str:
 def _missing(root: Location, absent: Sequence[Cell], names: Mapping[Cell, str]) -> MissingChunk:
     tiles = len({cell[1:] for cell in names}) > 1
     listed = [str(z) if not tiles else f"{z} (y {y}, x {x})" for z, y, x in absent]
-    text = ", ".join(listed[:20]) + (", ..." if len(listed) > 20 else "") if tiles else _ranges(a[0] for a in absent)
+    text = ", ".join(listed[:20]) + (", ..." if len(listed) > 20 else "") if tiles else ranges_of(a[0] for a in absent)
     return MissingChunk(
         f"{root.url} lacks the sections {text}; it has {len(names)} files, {next(iter(names.values()))} among them.",
         "They were lost, or left out by the microscope; or the sections are numbered in larger steps.",
@@ -159,7 +159,7 @@ def _missing(root: Location, absent: Sequence[Cell], names: Mapping[Cell, str]) 
     )
 
 
-def _ranges(numbers: Iterable[int]) -> str:
+def ranges_of(numbers: Iterable[int]) -> str:
     """``3, 7-9`` of 3, 7, 8, 9."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
