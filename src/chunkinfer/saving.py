@@ -57,6 +57,7 @@ from chunkinfer.storage import (
 from chunkinfer.storage.creating import rehearsed
 from chunkinfer.storage.erasing import check_room
 from chunkinfer.storage.levels import open_image
+from chunkinfer.storage.single_files import refuse_file_name
 from chunkinfer.volume import Volume, as_volume, describe_source
 
 LEVELLED = ("precomputed", "ome-zarr", "ome-zarr-0.4")
@@ -91,7 +92,8 @@ def save(
         A path or a ``file://``, ``s3://`` or ``gs://`` URL.
     format
         "zarr3" (default), "zarr2", "precomputed" (also by a ``precomputed://`` prefix or a ``.precomputed`` suffix),
-        "ome-zarr" (version 0.5, also by an ``.ome.zarr`` suffix), "ome-zarr-0.4" or "n5".
+        "ome-zarr" (version 0.5, also by an ``.ome.zarr`` suffix), "ome-zarr-0.4" or "n5" (also by an ``.n5`` suffix).
+        The name of a single file, such as ``x.tif``, is refused unless a format is stated.
     chunks
         Voxels of a stored chunk, in the order of the array's axes; by default about 64 per spatial axis.
     shards
@@ -179,6 +181,7 @@ class _Saving:
         self.asked = {
             k: every_axis(k, v, volume.dims) if k in sizes and v is not False else v for k, v in asked.items()
         }
+        refuse_file_name(locate(url), asked.get("format"))
         self.format = guess_format(url, asked.get("format"))
         if levels and self.format not in LEVELLED:
             raise DestinationError(
