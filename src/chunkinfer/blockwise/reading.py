@@ -94,6 +94,16 @@ def origin_of(array: da.Array) -> Any:
 
 def places_read(array: da.Array) -> Iterator[dict[str, Any]]:
     """Where the stored arrays that a lazy array reads lie, as kvstore specs: ours, zarr-python's and xarray's."""
+    for value in arrays_read(array):
+        if isinstance(value, Source):
+            yield value.spec.get("kvstore", {"driver": "file", "path": value.url})
+        else:
+            with suppress(SourceError):  # a store of another kind
+                yield locate(_zarr_url(value.store_path)).kvstore
+
+
+def arrays_read(array: da.Array) -> Iterator[Any]:
+    """The stored arrays that a lazy array reads: sources, and arrays of zarr-python."""
     for layer in array.dask.layers.values():
         for value in values_of(layer):
             if isinstance(value, Payload) and value.key.startswith("reader-"):
@@ -101,24 +111,21 @@ def places_read(array: da.Array) -> Iterator[dict[str, Any]]:
             elif isinstance(value, Payload) and value.key.startswith("network-"):
                 mask = value.open().mask
                 value = None if mask is None else mask.reader.array
-            yield from _places_of(value)
+            yield from _stored_in(value)
 
 
-def _places_of(value: Any) -> Iterator[dict[str, Any]]:
+def _stored_in(value: Any) -> Iterator[Any]:
     if isinstance(value, da.Array):
-        yield from places_read(value)
+        yield from arrays_read(value)
         return
     if isinstance(value, Derived):
         for below in value.inputs:
-            yield from _places_of(below)
+            yield from _stored_in(below)
         return
     while value is not None and not isinstance(value, Source) and not hasattr(value, "store_path"):
         value = getattr(value, "array", getattr(value, "_array", None))  # xarray wraps arrays in arrays
-    if isinstance(value, Source):
-        yield value.spec.get("kvstore", {"driver": "file", "path": value.url})
-    elif value is not None:
-        with suppress(SourceError):  # a store of another kind
-            yield locate(_zarr_url(value.store_path)).kvstore
+    if value is not None:
+        yield value
 
 
 def _zarr_url(place: Any) -> str:

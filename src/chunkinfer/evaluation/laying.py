@@ -15,9 +15,10 @@ from chunkinfer.blockwise import Reader, check_reads, networks_of, origin_of
 from chunkinfer.blockwise.payload import values_of
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import BlockGrid, Box
+from chunkinfer.kinds import refuse_picture_for_labels
 from chunkinfer.operators.arguments import whole_numbers
 from chunkinfer.operators.lazy import opened
-from chunkinfer.passes import told
+from chunkinfer.passes import check_finished, told
 from chunkinfer.storage.placement import short_unit
 from chunkinfer.volume import Frame, Volume
 
@@ -106,6 +107,7 @@ def labels_of(volume: Any, name: str, beside: Volume | None = None) -> Volume:
             "It may be a network's output that was not segmented yet.",
             [f'{name} = chunkinfer.operators.cast({name}, "uint64"), if it holds labels', "segment it first"],
         )
+    refuse_picture_for_labels(found, name)
     return found
 
 
@@ -172,9 +174,12 @@ def laid(volumes: Mapping[str, Volume], block: int | Sequence[int] | None, cover
     ------
     VolumeError
         Their axes, voxel sizes or units differ, they lie between each other's voxels, or have none in common.
+    SourceError
+        One is the output of a run that has not ended.
     PlanError
         Reading a block of one of them would read far more than the block.
     """
+    check_finished(*volumes.values())
     (name, first), *others = volumes.items()
     corners = [_corner(volume, first, {other: volume, name: first}) for other, volume in volumes.items()]
     low = tuple(map(max, zip(*corners, strict=True)))

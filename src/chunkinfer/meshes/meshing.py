@@ -15,12 +15,13 @@ from chunkinfer.blockwise import Lease, Reader, check_reads, origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
+from chunkinfer.kinds import refuse_picture_for_labels
 from chunkinfer.meshes import formats
 from chunkinfer.meshes.marching import March
 from chunkinfer.meshes.places import MESH, Place, place_of
 from chunkinfer.meshes.stitching import Stitch, buckets
 from chunkinfer.meshes.surfaces import require
-from chunkinfer.passes import run_pass, to_npz, told
+from chunkinfer.passes import check_finished, run_pass, to_npz, told
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.reports import RunReport, versions
 from chunkinfer.storage import Files, Ledger
@@ -248,6 +249,8 @@ def _check(volume: Volume, simplify: float, max_error: float | None, format: str
             "Labels are counted from 1 up; 0 is background, and there are no channels.",
             ["mesh(labels.astype('uint64'), url)", "mesh(labels.isel(c=0, drop=True), url)"],
         )
+    refuse_picture_for_labels(volume, "labels")
+    check_finished(volume)
     if format not in formats.FORMATS:
         raise PlanError(
             f"There is no format {format!r} of meshes.",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from chunkinfer.blockwise import Reader, origin_of
 from chunkinfer.errors import MissingExtra, PlanError, VolumeError
 from chunkinfer.geometry import Box
+from chunkinfer.kinds import refuse_picture_for_labels
 from chunkinfer.storage import locate
 from chunkinfer.storage.erasing import refused
 from chunkinfer.storage.placement import nanometres
@@ -116,6 +117,7 @@ def skeletonize(
             "0 is background, and there are no channels.",
             ["skeletonize(labels.astype('uint64'))", "skeletonize(labels.isel(c=0, drop=True))"],
         )
+    refuse_picture_for_labels(volume, "labels")
     if volume.array.size > MOST or format not in FORMATS:
         raise PlanError(
             f"{volume.array.size:,} voxels to format {format!r}: at most {MOST:,}, and one of {', '.join(FORMATS)}.",

@@ -25,6 +25,7 @@ from dask.base import tokenize
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import Box
+from chunkinfer.kinds import refuse_picture_for_affinities
 from chunkinfer.masking import resolve_mask
 from chunkinfer.passes import Table, Tables
 from chunkinfer.segmentation.edges import Edges
@@ -68,7 +69,8 @@ def segment(
     ----------
     affinities
         (c, z, y, x) with three channels, or a boundary map (z, y, x), high at membranes: floating in [0, 1], or uint8
-        whose 255 is 1. Lazy ones, such as a network's, are computed once and not stored.
+        whose 255 is 1. One channel of uint8 is taken where a network computed it: else it may be a picture. Lazy ones,
+        such as a network's, are computed once and not stored.
     url
         A folder for what is computed: after a crash the same call goes on there, on any machine that reaches it. By
         default a temporary one on this machine, which goes when the process ends.
@@ -108,7 +110,10 @@ def segment(
     Raises
     ------
     VolumeError
-        The affinities are not of that kind, or a seed lies outside.
+        The affinities are not of that kind, are NaN or outside of [0, 1] somewhere, or a seed lies outside. Then
+        nothing of the call stays in ``url``.
+    SourceError
+        They are the output of a run that has not ended.
     PlanError
         A threshold or a size makes no sense.
     SettingsDiffer
@@ -117,6 +122,7 @@ def segment(
         As for `save`.
     """
     volume = as_volume(affinities, 3)
+    refuse_picture_for_affinities(volume)
     _check(volume, low, high, merge_size, dust_size)
     shape = volume.space_shape
     edges = Edges.of(volume.array.shape[0] if volume.channels else 0, order, sign)
