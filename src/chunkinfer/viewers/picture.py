@@ -1,10 +1,20 @@
-"""A PNG in memory: shown in notebooks, and saved."""
+"""A PNG in memory: shown in notebooks, and saved; and what draws it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from chunkinfer.errors import MissingExtra
+
+
+def require_matplotlib(what: str = "Pictures", extra: str = "view") -> None:
+    """Raise `MissingExtra` where nothing can be drawn: asked before the work whose result is to be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as problem:
+        raise MissingExtra.of(what, "matplotlib", extra) from problem
 
 
 @dataclass(frozen=True)

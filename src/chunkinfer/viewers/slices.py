@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.errors import MissingExtra, VolumeError
+from chunkinfer.errors import VolumeError
 from chunkinfer.viewers.colours import kind_of, limits, pixels
 from chunkinfer.viewers.levels import channels_of, middle, opened, plane, stored
-from chunkinfer.viewers.picture import Picture
+from chunkinfer.viewers.picture import Picture, require_matplotlib
 from chunkinfer.viewers.plots import ACCENT, DPI, FAINT, GAP, INK, scale_bar
 from chunkinfer.viewers.thinning import step
 from chunkinfer.volume import Frame, Volume
@@ -95,6 +95,7 @@ def show(
     MissingExtra
         matplotlib is absent.
     """
+    require_matplotlib()
     finest, drawn, name = _chosen(volume, level)
     where = _place(finest.frame, drawn, position)
     kind = kind_of(drawn.array.dtype, channels_of(drawn), kind)
@@ -137,6 +138,7 @@ def thumbnails(url: str | os.PathLike[str], out: str | os.PathLike[str] | None =
     MissingExtra
         matplotlib is absent.
     """
+    require_matplotlib()
     volumes = [opened(url, level) for level in range(stored(url).levels)]
     columns, rows = min(len(volumes), COLUMNS), math.ceil(len(volumes) / COLUMNS)
     width = LEFT + columns * THUMBNAIL + (columns - 1) * GAP + RIGHT
@@ -251,10 +253,9 @@ def _turned(cut: NDArray[Any], panel: Panel) -> NDArray[Any]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as problem:
-        raise MissingExtra.of("Pictures", "matplotlib", "view") from problem
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), facecolor="white")
 
 

@@ -29,7 +29,7 @@ from chunkinfer.viewers.layers import (
 )
 from chunkinfer.viewers.levels import middle, opened, stored
 from chunkinfer.viewers.picture import Picture
-from chunkinfer.viewers.serving import Stores, started, viewer
+from chunkinfer.viewers.serving import Stores, require_neuroglancer, started, viewer
 from chunkinfer.volume import Volume
 
 SAMPLE = 1024
@@ -167,6 +167,7 @@ def view(
     MissingExtra
         neuroglancer is absent.
     """
+    require_neuroglancer()
     asked = list(_named(image, affinities, segmentation, layers))
     _check(asked, layout, reader)
     shown = on_one_grid([_layer(*one) for one in asked])
