@@ -307,6 +307,11 @@ class _Inference:
         if wishes.mask is not None:
             mask = resolve_mask(wishes.mask, volume, _result_frame(volume, resolved), resolved.lattice.output)
             resolved = replace(resolved, skips={**(resolved.skips or {}), "mask": mask.about()})
+        if not exchanging:
+            grid, lattice = resolved.grid, resolved.lattice
+            check_reads(origin_of(volume.array), [lattice.seen(block) for block in grid.sample()], len(grid))
+            if mask is not None:
+                check_reads(mask.reader.array, [mask.seen(block) for block in grid.sample()], len(grid))
         return cls(volume, opened, trace, normalize, wishes, resolved, job, exchanging, mask)
 
     def settled(self, settings: Mapping[str, Any]) -> _Inference:
@@ -349,9 +354,6 @@ class _Inference:
         if self.exchange:
             return infer_exchanging(volume.array, volume.channels, network, plan.halo, f"infer-{token}")
         origin = origin_of(volume.array)
-        check_reads(origin, [plan.lattice.seen(block) for block in grid.sample()])
-        if self.mask is not None:
-            check_reads(self.mask.reader.array, [self.mask.seen(block) for block in grid.sample()])
         reader = Payload(f"reader-{tokenize(volume.array.name, volume.channels)}", Reader(origin, volume.channels))
         return infer_reading(reader, network, f"infer-{token}")
 

@@ -218,7 +218,7 @@ class _Saving:
         for misfit in filter(None, (p.open().misfit for p in self.networks)):
             raise misfit
         self.block = self._block()
-        check_reads(None if self.fused else origin_of(self.array), self._grid().sample())
+        check_reads(None if self.fused else origin_of(self.array), (grid := self._grid()).sample(), len(grid))
         self.layout = self._layout()
         self.pyramid = self._pyramid(None if header is None else header.get("destination", {}), self.layout)
         self.layout["pyramid"] = None if self.pyramid is None else {

@@ -210,7 +210,7 @@ def laid(volumes: Mapping[str, Volume], block: int | Sequence[int] | None, cover
     result = Laid(tuple(volumes.values()), tuple(parts), frame, BlockGrid(tuple(cut)))
     for part in parts:
         boxes = [box.relative_to([-s for s in part.start]) for box in result.grid.sample()]
-        check_reads(part.reader.array, boxes)
+        check_reads(part.reader.array, boxes, len(result.grid))
     return result
 
 

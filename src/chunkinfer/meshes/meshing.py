@@ -193,7 +193,7 @@ class _Meshing:
         """Do what is missing."""
         place, url = self.place, self.place.url
         source = origin_of(self.volume.array)
-        check_reads(source, self.grid.sample())
+        check_reads(source, self.grid.sample(), len(self.grid))
         surfaces, lists = place.kept("surfaces"), place.kept("lists")
         chosen = None if self.ids is None else hashlib.blake2b(self.ids.tobytes(), digest_size=8).hexdigest()
         about = {"labels": told(self.volume), "ids": chosen}

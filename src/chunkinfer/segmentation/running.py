@@ -66,7 +66,7 @@ class Passes:
             grid = blocks = BlockGrid.regular(volume.space_shape, block or block_of(volume))
             origin = origin_of(volume.array)
             step = Seen(origin, volume.channels, cut.halo)
-            check_reads(origin, [step.box(box) for box in grid.sample()])
+            check_reads(origin, [step.box(box) for box in grid.sample()], len(grid))
         tables, fragments = Tables(self.place, name, grid), self._destination(name, grid)
         store = Fragments(fragments, tables, cut, blocks)
         self._pass(name, grid, step, {"volume": told(volume), **about}, store)
