@@ -191,10 +191,11 @@ def blended_axis(contract: AxisContract, size: int, patch: int, overlap: int, ax
     """
     grain = contract.stride.numerator
     if not contract.accepts(patch):
+        residues = " or ".join(map(str, contract.residues))
+        taken = f"sizes that are {residues} modulo {contract.period}, from {contract.smallest} on"
         raise PlanError(
             f"A patch of {patch} voxels on axis {axis} is not a size that this network takes.",
-            f"It takes sizes that are {' or '.join(map(str, contract.residues))} modulo {contract.period}, "
-            f"from {contract.smallest} on.",
+            f"It takes {f'{contract.smallest} and nothing else' if contract.only else taken}.",
             [f"take {contract.accepted_at_least(patch)} on this axis", "leave patch= out"],
         )
     lost = sum(contract.crop)

@@ -433,7 +433,13 @@ def _together(contracts: Sequence[AxisContract], name: str) -> AxisContract:
             "The transposed volume would have a size that the network does not take.",
             ['transpose only axes that the network treats alike: transpose="yx"', 'leave transpose= out: flips="zyx"'],
         )
-    return replace(first, period=period, residues=residues, smallest=max(c.smallest for c in contracts))
+    return replace(
+        first,
+        period=period,
+        residues=residues,
+        smallest=max(c.smallest for c in contracts),
+        only=any(c.only for c in contracts),
+    )
 
 
 def _check_flip(contract: AxisContract, name: str) -> None:

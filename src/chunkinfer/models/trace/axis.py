@@ -68,6 +68,7 @@ class AxisSearch:
             crop=split_crop(sizes.total),
             residues=residues,
             smallest=smallest,
+            only=not sizes.residues,
         )
 
     def _refuse(self, text: str) -> None:
