@@ -283,7 +283,10 @@ class _Inference:
             raise VolumeError(
                 f"The volume has a time axis with {n} points.",
                 "A network of this library sees one time point.",
-                ["infer(volume.isel(t=0), model)", "xarray.concat([infer(volume.isel(t=t), model) for t in ...], 't')"],
+                [
+                    "infer(volume.isel(t=0), model)",
+                    f"xarray.concat([infer(volume.isel(t=t), model) for t in range({n})], 't')",
+                ],
             )
         normalize = resolve_normalize(wishes.normalize, volume.array.dtype)
         device = resolve_device(wishes.device)

@@ -87,6 +87,12 @@ def refuse_picture_for_affinities(volume: Volume) -> None:
     )
 
 
+def as_labels(volume: Volume) -> str:
+    """What makes labels (z, y, x) of a volume: a line to paste, in which it is called labels."""
+    first = "[0]" if volume.channels else ""
+    return f"labels{first}" + ("" if volume.array.dtype.kind in "bu" else ".astype('uint64')")
+
+
 def _look(volume: Volume) -> NDArray[Any]:
     """Some rows of the section in the middle."""
     lead, shape = volume.array.ndim - len(volume.space_shape), volume.space_shape

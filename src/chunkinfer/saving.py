@@ -334,7 +334,7 @@ class _Saving:
                 f"The array's chunks {tuple(c[:3] for c in self.array.chunks)}... are not one regular grid.",
                 "A network's output was sliced: its blocks no longer fall on whole chunks of the destination.",
                 [
-                    "slice the input instead: save(infer(volume.isel(z=slice(17, None)), model), url)",
+                    "slice the input instead: save(infer(volume.isel(z=slice(1, None)), model), url)",
                     "save it whole, and open the part you need",
                 ],
             )

@@ -138,7 +138,7 @@ def single(volume: Any, name: str, beside: Volume | None = None) -> Volume:
         raise VolumeError(
             f"{name} has {found.array.shape[0]} channels.",
             "There is one value per voxel in it.",
-            [f"{name}.isel(c=0)", f'chunkinfer.operators.mean_channel({name}), or "argmax", or "vote"'],
+            [f"{name}[0]", f'chunkinfer.operators.mean_channel({name}), or "argmax", or "vote"'],
         )
     if networks_of(found.array.dask):
         raise VolumeError(

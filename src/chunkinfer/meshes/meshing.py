@@ -15,7 +15,7 @@ from chunkinfer.blockwise import Lease, Reader, check_reads, origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
-from chunkinfer.kinds import refuse_picture_for_labels
+from chunkinfer.kinds import as_labels, refuse_picture_for_labels
 from chunkinfer.meshes import formats
 from chunkinfer.meshes.marching import March
 from chunkinfer.meshes.places import MESH, Place, place_of
@@ -247,7 +247,7 @@ def _check(volume: Volume, simplify: float, max_error: float | None, format: str
         raise VolumeError(
             f"Meshes are made of labels (z, y, x) of unsigned integers; this is {volume.dims} of {dtype}.",
             "Labels are counted from 1 up; 0 is background, and there are no channels.",
-            ["mesh(labels.astype('uint64'), url)", "mesh(labels.isel(c=0, drop=True), url)"],
+            [f"mesh({as_labels(volume)}, url)", "segment it first, if these are no labels"],
         )
     refuse_picture_for_labels(volume, "labels")
     check_finished(volume)

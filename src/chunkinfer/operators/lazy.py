@@ -59,7 +59,10 @@ def opened(volume: Any, beside: Volume | None = None) -> Volume:
         raise VolumeError(
             "The volume has a time axis.",
             "An operator works on one time point.",
-            ["volume.isel(t=0)", "xarray.concat([operator(volume.isel(t=t)) for t in ...], 't')"],
+            [
+                "volume.isel(t=0)",
+                f"xarray.concat([operator(volume.isel(t=t)) for t in range({found.array.shape[0]})], 't')",
+            ],
         )
     return found
 

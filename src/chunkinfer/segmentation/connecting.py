@@ -73,7 +73,7 @@ def connected_components(
         raise VolumeError(
             f"{found.dims} {found.array.shape} is not one volume along z, y and x.",
             "Components of several channels would be several segmentations.",
-            ["connected_components(volume.isel(c=0))", "connected_components(argmax(volume))"],
+            ["connected_components(volume[0])", "connected_components(chunkinfer.operators.argmax(volume))"],
         )
     if connectivity not in (6, 18, 26):
         raise PlanError(

@@ -49,7 +49,7 @@ class Edges:
             raise VolumeError(
                 f"The volume has {channels} channels.",
                 "Affinities have three, for z, y and x; a boundary map has one.",
-                ["segment(affinities.isel(c=[0, 1, 2]))", "segment(boundaries.isel(c=0))"],
+                ["three of them: segment(affinities[:3])", "one, a map of boundaries: segment(affinities[0])"],
             )
         return cls("affinity" if channels == 3 else "boundary", order, sign)
 
@@ -118,7 +118,7 @@ def _check_range(voxels: NDArray[Any], start: Sequence[int]) -> None:
             "A network that diverged leaves NaN, and so do divisions by zero.",
             [
                 "take NaN for no edge: segment(affinities.fillna(0)), or dask.array.nan_to_num(affinities)",
-                "find where they come from: chunkinfer.audit(url, volume, model)",
+                "check the network's weights and what it is fed",
             ],
         )
     raise VolumeError(

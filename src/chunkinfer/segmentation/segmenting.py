@@ -123,7 +123,7 @@ def segment(
     """
     volume = as_volume(affinities, 3)
     refuse_picture_for_affinities(volume)
-    _check(volume, low, high, merge_size, dust_size)
+    _check(volume, low, high, merge_size, dust_size, agglomerate)
     shape = volume.space_shape
     edges = Edges.of(volume.array.shape[0] if volume.channels else 0, order, sign)
     laid = None if mask is None else resolve_mask(mask, volume, volume.frame, shape)
@@ -180,19 +180,25 @@ class Sown:
         return int(self.blocks[grid.ravel(index)]["label"][row - 1]) if row else 0
 
 
-def _check(volume: Volume, low: float, high: float, merge_size: int, dust_size: int) -> None:
+def _check(volume: Volume, low: float, high: float, merge_size: int, dust_size: int, agglomerate: float | None) -> None:
     dtype = volume.array.dtype
     if len(volume.frame.space) != 3 or (dtype.kind not in "fb" and dtype != np.uint8):
         raise VolumeError(
             f"{volume.dims} {volume.array.shape} of {dtype} are no affinities.",
             "Affinities are floating in [0, 1], or uint8 whose 255 is 1, along z, y and x.",
-            ["segment(infer(volume, model))", "segment(quantize(affinities))"],
+            ["segment(infer(volume, model))", "what is integers: segment(affinities / affinities.max())"],
         )
     if not 0 <= low < high:
         raise PlanError(
             f"low={low} and high={high} are not 0 <= low < high.",
             "Edges of low or less are cut, those above high count as high.",
             ["segment(affinities, low=0.05, high=0.995)", "leave both out"],
+        )
+    if agglomerate is not None and not 0 <= agglomerate <= 1:
+        raise PlanError(
+            f"agglomerate={agglomerate} is no mean affinity.",
+            "Affinities are between 0 and 1.",
+            ["agglomerate=0.6", "agglomerate=None for no agglomeration"],
         )
     if merge_size < 0 or dust_size < 0:
         raise PlanError(
@@ -216,6 +222,6 @@ def _rows(seeds: Mapping[int, Sequence[Sequence[int]]] | None, shape: Sequence[i
             raise VolumeError(
                 f"The seed {number} at {voxel} is not one of this volume {tuple(shape)}.",
                 "Seeds have positive numbers, and voxels (z, y, x) counted from the volume's first one.",
-                ["seeds={1: [(10, 20, 30)], 2: [(11, 40, 30), (12, 41, 30)]}", "leave seeds= out"],
+                [f"seeds={{1: [{tuple(n // 2 for n in shape)}], 2: [{(0,) * len(shape)}]}}", "leave seeds= out"],
             )
     return tuple(rows)

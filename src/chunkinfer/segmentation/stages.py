@@ -113,7 +113,10 @@ def region_graph(
         raise VolumeError(
             f"Labels have {found.space_shape} voxels and affinities {weights.space_shape}.",
             "Contacts are weighted voxel by voxel, so both must cover the same box.",
-            ["region_graph(labels, affinities.isel(z=slice(0, 100)))", "open_volume(url, box=...) of the larger one"],
+            [
+                "region_graph(labels, affinities[..., :100, :, :])",
+                "cut the larger one: open_volume(url, box={'z': slice(0, 100)})",
+            ],
         )
     shape = found.space_shape
     edges = Edges.of(weights.array.shape[0] if weights.channels else 0, order, sign)
@@ -238,7 +241,7 @@ def _labels(labels: Any) -> Volume:
         raise VolumeError(
             f"{found.dims} {found.array.shape} of {found.array.dtype} are no labels.",
             "Labels are integers along z, y and x, without channels.",
-            ["segmentation.labels", 'open_volume("segmentation.precomputed").isel(c=0)'],
+            ["of what segment gave: segmentation.labels", "of several channels, the first: labels[0]"],
         )
     refuse_picture_for_labels(found, "labels")
     return found

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.viewers.picture import require_matplotlib
+from chunkinfer.viewers.picture import check_name, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,6 +132,7 @@ class BlockMap:
             matplotlib is absent.
         """
         require_matplotlib("Plots", "demo")
+        check_name(path)
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.viewers.picture import require_matplotlib
+from chunkinfer.viewers.picture import check_name, require_matplotlib
 from chunkinfer.viewers.plots import ACCENT, DPI, FAINT, INK
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def pareto(
         matplotlib is absent.
     """
     require_matplotlib("Curves", "demo")
+    check_name(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

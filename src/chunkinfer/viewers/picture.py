@@ -6,7 +6,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chunkinfer.errors import MissingExtra
+from chunkinfer.errors import MissingExtra, VolumeError
+
+
+def check_name(path: str | os.PathLike[str] | None) -> None:
+    """Raise `VolumeError` where a file's name says that it is no PNG."""
+    if path is not None and Path(path).suffix.lower() != ".png":
+        better = Path(path).with_suffix(".png")
+        raise VolumeError(f"{path} does not end in .png.", "Pictures are written as PNG.", [f"call it {better}"])
 
 
 def require_matplotlib(what: str = "Pictures", extra: str = "view") -> None:
@@ -28,6 +35,7 @@ class Picture:
 
     def save(self, path: str | os.PathLike[str]) -> Picture:
         """Write it to a file; the folder is made."""
+        check_name(path)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(self.png)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.viewers.picture import require_matplotlib
+from chunkinfer.viewers.picture import check_name, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,6 +85,7 @@ def side_by_side(
         matplotlib is absent.
     """
     require_matplotlib("Plots", "demo")
+    check_name(path)
     from matplotlib.figure import Figure
 
     shape = tuple(map(int, image.shape))

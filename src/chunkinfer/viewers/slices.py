@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from chunkinfer.errors import VolumeError
 from chunkinfer.viewers.colours import kind_of, limits, pixels
 from chunkinfer.viewers.levels import channels_of, middle, opened, plane, stored
-from chunkinfer.viewers.picture import Picture, require_matplotlib
+from chunkinfer.viewers.picture import Picture, check_name, require_matplotlib
 from chunkinfer.viewers.plots import ACCENT, DPI, FAINT, GAP, INK, scale_bar
 from chunkinfer.viewers.thinning import step
 from chunkinfer.volume import Frame, Volume
@@ -96,6 +96,7 @@ def show(
         matplotlib is absent.
     """
     require_matplotlib()
+    check_name(out)
     finest, drawn, name = _chosen(volume, level)
     where = _place(finest.frame, drawn, position)
     kind = kind_of(drawn.array.dtype, channels_of(drawn), kind)
@@ -139,6 +140,7 @@ def thumbnails(url: str | os.PathLike[str], out: str | os.PathLike[str] | None =
         matplotlib is absent.
     """
     require_matplotlib()
+    check_name(out)
     volumes = [opened(url, level) for level in range(stored(url).levels)]
     columns, rows = min(len(volumes), COLUMNS), math.ceil(len(volumes) / COLUMNS)
     width = LEFT + columns * THUMBNAIL + (columns - 1) * GAP + RIGHT
