@@ -246,6 +246,7 @@ SHOWN = [
 SEGMENT, COMPONENTS = NAMES["segment"], NAMES["connected_components"]
 FOUR, WIDE, HOLED = AFFINITIES[[0, 1, 2, 0]], AFFINITIES * 5, AFFINITIES.where(AFFINITIES > 0.1)
 THREE, BYTES = {"model": network(3)}, op.quantize(VOLUME)
+LAST = np.moveaxis(AFFINITIES[:, :, :, :10].values, 0, -1)
 SEGMENTED = [
     row("are no affinities", 2, SEGMENT, {**THREE, "affinities": 9 * AFFINITIES},
         affinities=(9 * AFFINITIES).astype("int32")),
@@ -254,6 +255,7 @@ SEGMENTED = [
     row("is no mean affinity", 2, SEGMENT, affinities=AFFINITIES, agglomerate=7.0),
     row("The seed 0", 2, SEGMENT, affinities=AFFINITIES, seeds={0: [(1, 1, 1)]}),
     row("channels.", 2, SEGMENT, {"affinities": FOUR}, affinities=FOUR),
+    row("seem to be the last axis", 2, SEGMENT, {"affinities": LAST}, affinities=LAST),
     row("that are known here", 2, SEGMENT, affinities=AFFINITIES, order="yxz"),
     row("reach from", 2, SEGMENT, {**THREE, "affinities": WIDE}, affinities=WIDE),
     row("are NaN", 1, SEGMENT, {"affinities": HOLED}, affinities=HOLED),

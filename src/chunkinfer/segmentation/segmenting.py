@@ -188,6 +188,13 @@ def _check(volume: Volume, low: float, high: float, merge_size: int, dust_size: 
             "Affinities are floating in [0, 1], or uint8 whose 255 is 1, along z, y and x.",
             ["segment(infer(volume, model))", "what is integers: segment(affinities / affinities.max())"],
         )
+    shape = volume.array.shape
+    if volume.channels and not volume.labelled and shape[0] not in (1, 3) and shape[-1] in (1, 3):
+        raise VolumeError(
+            f"The affinities have the shape {shape}: their channels seem to be the last axis.",
+            "Unlabelled arrays are (c, z, y, x).",
+            ["segment(numpy.moveaxis(affinities, -1, 0))", "segment(affinities[:3]), if they are the first"],
+        )
     if not 0 <= low < high:
         raise PlanError(
             f"low={low} and high={high} are not 0 <= low < high.",
