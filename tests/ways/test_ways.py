@@ -69,8 +69,8 @@ def computed(found: Any) -> Any:
 
 def infer(volume: Any = VOLUME, model: Any = NET, **settings: Any) -> Any:
     lazy = ci.infer(volume, model, **settings)
-    corner = lazy[tuple(slice(0, n) for n in lazy.data.chunksize)] if isinstance(lazy, xr.DataArray) else lazy
-    return computed(corner) is None or lazy
+    computed(lazy[tuple(slice(0, n) for n in lazy.data.chunksize)] if isinstance(lazy, xr.DataArray) else lazy)
+    return lazy
 
 
 def save(array: Any, url: Any, **settings: Any) -> Any:
@@ -96,13 +96,16 @@ def refusals(row: Row, place: Path, monkeypatch: pytest.MonkeyPatch) -> Chunkinf
     ci.save(VOLUME, place / "em.zarr", progress=False)
     (place / "skeletons").mkdir()
     (place / "skeletons" / "1.swc").write_text("1 0 1 1 1 1 -1\n2 0 2 2 2 1 1\n")
-    names = {**NAMES, "save": save, "volume": row.given.get("volume", VOLUME), "model": row.given.get("model", NET),
-             "url": str(place / "new.zarr"), **row.names}  # fmt: skip
+    given = {"volume": VOLUME, "model": NET, **row.given}  # what lines call by the names of arguments
+    names = {**NAMES, **given, "save": save, "url": str(place / "new.zarr"), **row.names}
     with pytest.raises(ChunkinferError) as refused:
         row.call(**row.given)
     error = refused.value
     assert row.what in str(error).replace("\n", " "), error
-    done = [way for way, found in followed(error, row.call, row.given, names) if computed(found) is not None or True]
+    done = []
+    for way, found in followed(error, row.call, row.given, names):
+        computed(found)
+        done.append(way)
     assert len(done) == row.lines, (done, error.ways)
     return error
 
@@ -179,6 +182,41 @@ def meshed(labels: Any, url: Any = None, **given: Any) -> Any:
 
 
 NAMES["mesh"] = meshed
+
+
+def labelled_as(volume: xr.DataArray, size: float) -> xr.DataArray:
+    """At positions from 0 on."""
+    return volume.assign_coords({d: np.arange(n) * size for d, n in volume.sizes.items()})
+
+
+def pyramid(**given: Any) -> Any:
+    """Of an image of its own."""
+    url = f"image-{next(COUNT)}.ome.zarr"
+    ci.save(VOLUME, url, **QUIET)
+    return ci.pyramid(url, **QUIET, **given)
+
+
+def stored() -> tuple[Any, str]:
+    url = f"output-{next(COUNT)}.zarr"
+    result = ci.infer(VOLUME, NET)
+    ci.save(result, url, **QUIET)
+    return result, url
+
+
+def audit(**given: Any) -> Any:
+    return ci.audit(stored()[1], VOLUME, NET, **given)
+
+
+def verify(**given: Any) -> Any:
+    return ci.verify(stored()[1], **given)
+
+
+def tiling(**given: Any) -> Any:
+    return ci.tiling_error(NET, VOLUME, **{"timed": False, **given})
+
+
+NAMES |= {"tiling_error": partial(ci.tiling_error, timed=False), "sample": VOLUME}
+TILED = tiling(halos=[0])
 
 
 def row(what: str, lines: int, call: Callable[..., Any], names: dict[str, Any] | None = None, **given: Any) -> Row:
@@ -288,14 +326,49 @@ MESHED = [
     row("do not say how far", 2, meshed, labels=LABELS, simplify=0),
 ]  # fmt: skip
 
+COARSE = xr.DataArray(np.ones((4, 6, 6), "u1"), dims=("z", "y", "x"))
+COARSE_AT, VOLUME_AT = labelled_as(COARSE, 2.0), labelled_as(VOLUME, 1.0)
+MASKS = [
+    settings("without coordinates, and no one whole factor", 1, mask=np.ones((3, 5, 5), "u1")),
+    settings(
+        "does not cover the output",
+        2,
+        mask=COARSE_AT[:2],
+        volume=VOLUME_AT,
+    ),
+    settings("entries along c", 2, mask=np.ones((2, *SHAPE), "u1")),
+    settings("is made from a network's output", 2, mask=ci.infer(VOLUME, network(1)) > 0.5),
+    settings("entries along c", 2, mask=labelled_as(AFFINITIES, 1.0)),
+]
+
+LEVELS = [
+    row("is not a way to downsample", 2, pyramid, method="average"),
+    row("is no number of levels", 2, pyramid, levels=-1),
+    row("does not give whole numbers", 2, pyramid, factors=(0, 2, 2)),
+]
+
+CHECKED = [
+    row("is no count", 2, audit, samples=-1),
+    row("is neither a number of blocks", 2, verify, sample=-1),
+    row("is not a sequence", 2, tiling, halos=3),
+    row("fits in one patch", 2, tiling, patch=64),
+    row("is not a number", 2, tiling, threshold="half"),
+    row("is not a column", 2, lambda error="rmse": TILED.plot("t.png", error=error), {"errors": TILED}, error="mean"),
+]
+
 EVERY = {"plans": PLANS, "outputs": OUTPUTS, "volumes": VOLUMES, "stored": STORED, "operators": OPERATORS,
-         "shown": SHOWN, "segmented": SEGMENTED, "evaluated": EVALUATED, "meshed": MESHED}  # fmt: skip
+         "shown": SHOWN, "segmented": SEGMENTED, "evaluated": EVALUATED, "meshed": MESHED,
+         "masks": MASKS, "levels": LEVELS, "checked": CHECKED}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        pytest.param(row, id=f"{room}: {row.what[:40]}", marks=[pytest.mark.slow] * (room in ("outputs", "segmented")))
+        pytest.param(
+            row,
+            id=f"{room}: {row.what[:40]}",
+            marks=[pytest.mark.slow] * (room in ("plans", "outputs", "segmented", "masks", "checked")),
+        )
         for room, rows in EVERY.items()
         for row in rows
     ],

@@ -127,15 +127,15 @@ def _check_mesh(volume: Any, *, format: str = "legacy", **_: Any) -> None:
 
 
 def _check_show(volume: Any, *, out: str, kind: str | None = None, **_: Any) -> None:
-    require_matplotlib()
     check_picture(volume, out, kind)
+    require_matplotlib()
 
 
 def _check_view(volume: Any, *, screenshot: str | None = None, kind: str | None = None, **_: Any) -> None:
+    check_picture(volume, screenshot, kind)
     require_neuroglancer()
     if screenshot is not None:
         found_browser(None)
-    check_picture(volume, screenshot, kind)
 
 
 CHECKS: dict[str, Callable[..., None]] = {
