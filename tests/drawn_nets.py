@@ -248,11 +248,10 @@ def _planned(net: nn.Module, volume: np.ndarray[Any, Any], patch: list[int] | No
         try:
             return ci.plan(volume, net, patch=patch)
         except PlanError as error:
-            advised = re.search(r"take (?:at least )?(\d+) on this axis", str(error))
-            axis = re.search(r"on axis (\w)", error.what)
-            if patch is None or not advised or not axis:
+            advised = re.search(r"patch=\{'(\w)': (\d+)\}", str(error))
+            if patch is None or not advised:
                 raise
-            patch["zyx"[-volume.ndim :].index(axis[1])] = int(advised[1])
+            patch["zyx"[-volume.ndim :].index(advised[1])] = int(advised[2])
     return ci.plan(volume, net, patch=patch)
 
 

@@ -108,15 +108,27 @@ ARGUMENTS: list[tuple[str, dict[str, Any], type[ChunkinferError], str, str]] = [
     ("two of three axes", {"patch": (8, 8)}, PlanError, "3 spatial axes", "patch=64"),
     ("an unknown axis", {"patch": {"w": 8}}, PlanError, "names the axis 'w'; the volume has z, y, x", "'x': 64"),
     ("a word", {"patch": "large"}, PlanError, "'large'", "patch=64"),
-    ("smaller than the context", {"patch": (None, 8, 8)}, PlanError, "no clean zone", "at least"),
-    ("no size of the network", {"patch": (None, 15, 16)}, PlanError, "not a size that this network takes", "take 16"),
-    ("overlap of a patch", {"patch": 16, "overlap": 16}, PlanError, "overlap of 16 voxels", "take overlap="),
-    ("overlap beyond a patch", {"patch": 16, "overlap": 99}, PlanError, "overlap of 99 voxels", "take overlap="),
+    ("smaller than the context", {"patch": (None, 8, 8)}, PlanError, "no clean zone", "patch={'y': "),
+    (
+        "no size of the network",
+        {"patch": (None, 15, 16)},
+        PlanError,
+        "not a size that this network takes",
+        "patch={'y': 16}",
+    ),
+    ("overlap of a patch", {"patch": 16, "overlap": 16}, PlanError, "overlap of 16 voxels", "overlap={'z': "),
+    ("overlap beyond a patch", {"patch": 16, "overlap": 99}, PlanError, "overlap of 99 voxels", "overlap={'z': "),
     ("negative overlap", {"overlap": -1}, PlanError, "overlap on axis z is -1", "overlap="),
-    ("blended, no size", {"patch": 15, "overlap": 4}, PlanError, "not a size that this network takes", "take 16"),
-    ("block", {"patch": 18, "block": (8, 5, 8)}, PlanError, "not a multiple of the patch's clean zone", "take a block"),
+    (
+        "blended, no size",
+        {"patch": 15, "overlap": 4},
+        PlanError,
+        "not a size that this network takes",
+        "patch={'y': 16}",
+    ),
+    ("block", {"patch": 18, "block": (8, 5, 8)}, PlanError, "not a multiple of the patch's clean zone", "block={"),
     ("block of zero", {"block": 0}, PlanError, "block on axis z is 0", "block="),
-    ("block on no grid", {"block": (8, 5, 8)}, PlanError, "block of 5 voxels on axis y", "take a block"),
+    ("block on no grid", {"block": (8, 5, 8)}, PlanError, "block of 5 voxels on axis y", "block={"),
     ("batch of zero", {"batch": 0}, PlanError, "batch=0", "batch=1"),
     ("half a batch", {"batch": 1.5}, PlanError, "batch=1.5", "batch=1"),
     ("no threads", {"threads": 0}, PlanError, "threads=0", "threads=1"),
@@ -127,9 +139,9 @@ ARGUMENTS: list[tuple[str, dict[str, Any], type[ChunkinferError], str, str]] = [
     ("device with an index", {"device": "cuda:0"}, DeviceError, "each worker has one", "CUDA_VISIBLE_DEVICES"),
     ("integers out", {"dtype": "int32"}, PlanError, "int32", "uint8"),
     ("no dtype", {"dtype": "floatish"}, PlanError, "'floatish' is no dtype", "float16"),
-    ("normalize of one", {"normalize": 255}, PlanError, "normalize=255", "normalize=(offset, scale)"),
-    ("normalize of three", {"normalize": (0, 1, 2)}, PlanError, "neither a pair", "normalize=(offset, scale)"),
-    ("normalize of text", {"normalize": "ab"}, PlanError, "neither a pair", "normalize=(offset, scale)"),
+    ("normalize of one", {"normalize": 255}, PlanError, "normalize=255", "normalize=(0, 4095)"),
+    ("normalize of three", {"normalize": (0, 1, 2)}, PlanError, "neither a pair", "normalize=(0, 4095)"),
+    ("normalize of text", {"normalize": "ab"}, PlanError, "neither a pair", "normalize=(0, 4095)"),
     ("scale of zero", {"normalize": (0, 0)}, PlanError, "finite values", "normalize="),
     ("scale of NaN", {"normalize": (0, np.nan)}, PlanError, "finite values", "normalize="),
     ("z-score of patches", {"normalize": lambda a: (a - a.mean()) / a.std()}, PlanError, "cut differently", "m, s ="),
@@ -207,7 +219,7 @@ def test_arguments(verb: Any, arguments: dict[str, Any], kind: type[ChunkinferEr
 def test_overlap_below_what_a_valid_network_crops() -> None:
     with pytest.raises(PlanError) as caught:
         ci.infer(V, EXACT["valid conv"].make(), patch=12, overlap=2)
-    check(caught, "overlap of 2 voxels", "take overlap=")
+    check(caught, "overlap of 2 voxels", "overlap={'y': ")
 
 
 @pytest.mark.parametrize("verb", [ci.infer, ci.plan])

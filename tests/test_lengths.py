@@ -84,7 +84,7 @@ def test_a_strided_network_on_an_odd_volume(patch: Any) -> None:
 def test_a_patch_of_another_residue_is_refused_with_one_that_fits() -> None:
     with pytest.raises(PlanError, match="does not fit a volume of 45 voxels") as caught:
         ci.plan(ODD, strided(), patch=(16, 17))
-    advised = int(re.search(r"take (\d+) on this axis", str(caught.value))[1])  # type: ignore[index]
+    advised = int(re.search(r"patch=\{'y': (\d+)\}", str(caught.value))[1])  # type: ignore[index]
     assert np.abs(ci.infer(ODD, strided(), patch=(advised, 17)).compute() - on(strided(), ODD)).max() < 1e-6
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -16,6 +17,8 @@ import yaml
 from torch import nn
 
 import chunkinfer as ci
+from chunkinfer.errors import MissingExtra
+from chunkinfer.storage.readers import ADAPTERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -172,3 +175,33 @@ def test_plan_and_report_can_be_looked_at(at_home: Path) -> None:
     assert stored["header"]["networks"][0]["model"]["digest"] == plan.digest
     assert {"torch", "tensorstore"} <= set(stored["header"]["versions"])
     assert {"read", "compute", "write"} <= set(stored["stages"])
+
+
+def test_what_is_missing_is_named_as_it_is_installed() -> None:
+    """`skimage` comes with scikit-image: what an error tells to install is what the extra that it names holds."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    held = {extra: {re.split(r"[<>=\[ ]", line)[0].lower() for line in lines} for extra, lines in extras.items()}
+    found = [(adapter.NEEDS, "formats") for name, adapter in ADAPTERS.items() if name != "npy"]
+    for path in (ROOT / "src").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "MissingExtra.of":
+                _, needed, extra = call.args
+                named = [part.value for part in ast.walk(needed) if isinstance(part, ast.Constant)]
+                found += [(name, extra.value) for name in named if isinstance(extra, ast.Constant)]
+    assert len(found) > 12
+    for name, extra in found:
+        assert name.lower() in held[extra], (name, extra)
+
+
+@pytest.mark.parametrize(
+    ("absent", "needed"), [("skimage.metrics", "scikit-image"), ("matplotlib.figure", "matplotlib")]
+)
+def test_the_demo_says_at_once_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str, needed: str
+) -> None:
+    from chunkinfer.demo.run import run
+
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(MissingExtra, match=rf'{needed}(.|\n)*pip install "chunkinfer\[demo\]"'):
+        run(tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()

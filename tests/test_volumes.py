@@ -365,6 +365,25 @@ def test_a_number_that_needs_some_more_of_the_volume_is_warned_of(small_chunks: 
         ci.infer(small_chunks - small_chunks.mean("x"), nn.Conv3d(1, 1, 1), block=(4, 4, 4))
 
 
+def test_a_number_that_each_of_some_blocks_computes_again_is_warned_of(tmp_path: Path) -> None:
+    ci.save(voxels(shape=(8, 16, 16)), tmp_path / "em.zarr", chunks=(8, 8, 8), progress=False)
+    volume, net = ci.open_volume(tmp_path / "em.zarr", chunks=(8, 16, 8)), nn.Conv3d(1, 1, 3, padding=1)
+    how: dict[str, Any] = {"block": (4, 8, 8), "patch": (6, 10, 10)}
+    with pytest.warns(UserWarning, match=r"Each of the 8 blocks of this volume reads all of it") as caught:
+        ci.infer((volume - volume.mean()) / volume.std(), net, **how)  # its halo touches both chunks
+    with pytest.warns(UserWarning, match=r"Each of the 8 blocks"):
+        ci.plan((volume - volume.mean()) / volume.std(), net, **how)
+    m, s = float(volume.mean()), float(volume.std())
+    assert "infer(volume, model, normalize=(m, s))" in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one = ci.infer(volume, net, normalize=(m, s), **how)
+        two = ci.infer((volume - m) / s, net, **how)
+        ci.infer(volume - volume[0, 0, 0], net, **how)  # a number that needs little
+        ci.infer(volume - volume.mean(), net)  # one block
+    assert np.allclose(one, two, atol=1e-5)
+
+
 def test_a_network_after_a_network_exchanges_halos() -> None:
     first = ci.infer(labelled(), nn.Conv3d(1, 1, 3, padding=1), patch=(None, 18, 18))
     second = ci.infer(first, net_of("3D")[0])

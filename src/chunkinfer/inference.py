@@ -317,7 +317,10 @@ class _Inference:
             raise VolumeError(
                 f"The volume has a time axis with {n} points.",
                 "A network of this library sees one time point.",
-                ["infer(volume.isel(t=0), model)", "xarray.concat([infer(volume.isel(t=t), model) for t in ...], 't')"],
+                [
+                    "infer(volume.isel(t=0), model)",
+                    f"xarray.concat([infer(volume.isel(t=t), model) for t in range({n})], 't')",
+                ],
             )
         normalize = resolve_normalize(wishes.normalize, volume.array.dtype, model.input_dtype())
         device = resolve_device(wishes.device)
@@ -342,6 +345,11 @@ class _Inference:
         if wishes.mask is not None:
             mask = resolve_mask(wishes.mask, volume, _result_frame(volume, resolved), resolved.lattice.output)
             resolved = replace(resolved, skips={**(resolved.skips or {}), "mask": mask.about()})
+        if not exchanging:
+            grid, lattice = resolved.grid, resolved.lattice
+            check_reads(origin_of(volume.array), [lattice.seen(block) for block in grid.sample()], len(grid))
+            if mask is not None:
+                check_reads(mask.reader.array, [mask.seen(block) for block in grid.sample()], len(grid))
         return cls(volume, model, trace, normalize, wishes, resolved, job, exchanging, mask)
 
     def settled(self, settings: Mapping[str, Any]) -> _Inference:
@@ -394,9 +402,6 @@ class _Inference:
         if self.exchange:
             return infer_exchanging(volume.array, volume.channels, network, plan.halo, f"infer-{token}")
         origin = origin_of(volume.array)
-        check_reads(origin, [plan.lattice.seen(block) for block in grid.sample()])
-        if self.mask is not None:
-            check_reads(self.mask.reader.array, [self.mask.seen(block) for block in grid.sample()])
         reader = Payload(f"reader-{tokenize(volume.array.name, volume.channels)}", Reader(origin, volume.channels))
         return infer_reading(reader, network, f"infer-{token}")
 

@@ -150,12 +150,13 @@ def _opened(mask: Any, volume: Volume) -> Volume:
             "A mask says of every voxel of the result whether it is wanted.",
             [", ".join(drop + add), 'xarray.DataArray(mask, dims=("z", "y", "x")), if it has no names'],
         )
-    for d, n in zip(held.dims, held.array.shape, strict=True):
+    for axis, (d, n) in enumerate(zip(held.dims, held.array.shape, strict=True)):
         if d not in space and (d, n) != ("c", 1):
+            over, one = (repr(d), f".isel({d}=0)") if held.labelled else (str(axis), "[0]")
             raise VolumeError(
                 f"The mask has {n} entries along {d}.",
                 "One mask holds for all channels of a result.",
-                [f"wanted where any of them is: mask.any({d!r})", f"one of them: mask.isel({d}=0)"],
+                [f"wanted where any of them is: mask=mask.any({over})", f"one of them: mask=mask{one}"],
             )
     if isinstance(mask, xr.DataArray) and not held.frame.coords and "voxel_size" not in mask.attrs:
         return replace(held, labelled=False)
@@ -167,7 +168,7 @@ def _check_readable(mask: Volume) -> None:
     from distributed import Future
 
     graph = mask.array.dask
-    store = 'store it: save(mask, "mask.zarr"), then mask="mask.zarr"'
+    store = 'store it: save(mask, "mask.zarr"); infer(volume, model, mask="mask.zarr")'
     if networks_of(graph):
         raise VolumeError(
             "The mask is made from a network's output that is not stored.",
@@ -287,7 +288,7 @@ def _check_covers(
     else:
         cut = ", ".join(f"{m.axis}=slice({inside[m.axis].start}, {inside[m.axis].stop})" for m in short)
         ways = [
-            f'the rest is not wanted: mask.reindex({ranges}, method="nearest", tolerance={closest:.12g}, '
+            f'the rest is not wanted: mask=mask.reindex({ranges}, method="nearest", tolerance={closest:.12g}, '
             f"fill_value=False)",
             f"infer what it covers: volume.isel({cut})" if volume.labelled else f"state where it is: mask={OPEN}",
         ]

@@ -6,6 +6,7 @@ import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, overload
 
@@ -16,15 +17,16 @@ from numpy.typing import NDArray
 
 from chunkinfer.blockwise import Lease, Payload, copy_blocks, differences, networks_of, store_blocks
 from chunkinfer.blockwise.placement import active_client
+from chunkinfer.blockwise.reading import arrays_read
 from chunkinfer.blockwise.stages import drain, stage
 from chunkinfer.blockwise.storing import Writes, Written
-from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer
+from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer, SourceError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kernel import cores
 from chunkinfer.reports import RunReport
 from chunkinfer.running import Run
-from chunkinfer.storage import Files, Ledger
+from chunkinfer.storage import Files, Ledger, Source
 from chunkinfer.storage.files import FOLDER
 from chunkinfer.volume import Volume, describe_source
 
@@ -105,6 +107,39 @@ def told(volume: Volume) -> dict[str, Any]:
     """
     about = describe_source(volume)
     return {("computed" if name == "array" else name): value for name, value in about.items()}
+
+
+def check_finished(*volumes: Volume) -> None:
+    """Refuse volumes that are the output of a run which has not ended: its blocks that are missing are no voxels.
+
+    Who opened them with ``missing="fill"`` wants them as they are.
+
+    Raises
+    ------
+    SourceError
+        The ledger beside a volume lists fewer blocks than it has.
+    """
+    sources = {found for volume in volumes for found in arrays_read(volume.array) if isinstance(found, Source)}
+    for url in sorted({source.url for source in sources if source.missing == "error"}):
+        for place in (url, url.rpartition("/")[0]):  # the ledger of an image lies above its levels
+            ledger = Ledger(Files(place))
+            if (header := ledger.header()) is not None and "counts" in header.get("destination", {}):
+                blocks = prod(header["destination"]["counts"])
+                if (done := ledger.done(blocks).count) < blocks:
+                    raise _unfinished(place, done, blocks)
+                break
+
+
+def _unfinished(url: str, done: int, blocks: int) -> SourceError:
+    return SourceError(
+        f"{url} is not finished: {done} of {blocks} blocks are stored.",
+        "The run that writes it was paused, failed, or is going on.",
+        [
+            f"make its call again, which computes what is missing: chunkinfer.save(array, {url!r})",
+            f"look how far it is: chunkinfer.status({url!r})",
+            f"take what is missing for zeros: chunkinfer.open_volume({url!r}, missing='fill')",
+        ],
+    )
 
 
 def temporary_folder(client: Any) -> TemporaryDirectory[str]:

@@ -61,6 +61,7 @@ from chunkinfer.storage import (
 from chunkinfer.storage.creating import rehearsed
 from chunkinfer.storage.erasing import check_room
 from chunkinfer.storage.levels import open_image
+from chunkinfer.storage.single_files import refuse_file_name
 from chunkinfer.volume import Volume, as_volume, describe_source
 
 logger = logging.getLogger("chunkinfer")
@@ -103,7 +104,8 @@ def save(
         A path or a ``file://``, ``s3://`` or ``gs://`` URL.
     format
         "zarr3" (default), "zarr2", "precomputed" (also by a ``precomputed://`` prefix or a ``.precomputed`` suffix),
-        "ome-zarr" (version 0.5, also by an ``.ome.zarr`` suffix), "ome-zarr-0.4" or "n5".
+        "ome-zarr" (version 0.5, also by an ``.ome.zarr`` suffix), "ome-zarr-0.4" or "n5" (also by an ``.n5`` suffix).
+        The name of a single file, such as ``x.tif``, is refused unless a format is stated.
     chunks
         Voxels of a stored chunk, in the order of the array's axes; by default about 64 per spatial axis.
     shards
@@ -197,6 +199,7 @@ class _Saving:
         self.asked = {
             k: every_axis(k, v, volume.dims) if k in sizes and v is not False else v for k, v in asked.items()
         }
+        refuse_file_name(locate(url), asked.get("format"))
         self.format = guess_format(url, asked.get("format"))
         if levels and self.format not in LEVELLED:
             raise DestinationError(
@@ -250,7 +253,7 @@ class _Saving:
         for misfit in filter(None, (p.open().misfit for p in self.networks)):
             raise misfit
         self.block = self._block()
-        check_reads(None if self.fused else origin_of(self.array), self._grid().sample())
+        check_reads(None if self.fused else origin_of(self.array), (grid := self._grid()).sample(), len(grid))
         self.layout = self._layout()
         self.pyramid = self._pyramid(None if header is None else header.get("destination", {}), self.layout)
         self.layout["pyramid"] = None if self.pyramid is None else {
@@ -406,7 +409,7 @@ class _Saving:
                 f"The array's chunks {tuple(c[:3] for c in self.array.chunks)}... are not one regular grid.",
                 "A network's output was sliced: its blocks no longer fall on whole chunks of the destination.",
                 [
-                    "slice the input instead: save(infer(volume.isel(z=slice(17, None)), model), url)",
+                    "slice the input instead: save(infer(volume.isel(z=slice(1, None)), model), url)",
                     "save it whole, and open the part you need",
                 ],
             )

@@ -73,7 +73,6 @@ def test_error_knows_merges_and_splits(volume):
 @pytest.mark.parametrize(
     ("absent", "call"),
     [
-        ("scipy", lambda: synthetic_em((4, 8, 8))),
         ("skimage.segmentation", lambda: segment(np.ones((3, 2, 4, 4)))),
         ("skimage.metrics", lambda: adapted_rand_error(np.ones((2, 2), int), np.ones((2, 2), int))),
     ],

@@ -1,6 +1,7 @@
 """Slices show what is in the volume where it is, and read no more."""
 
 import io
+import subprocess
 import sys
 
 import dask.array as da
@@ -10,8 +11,10 @@ import xarray as xr
 
 from chunkinfer.errors import MissingExtra, SourceError, VolumeError
 from chunkinfer.storage import Source
-from chunkinfer.viewers import slices
+from chunkinfer.viewers import slices, thinning
 from chunkinfer.viewers.colours import label_colours
+from chunkinfer.viewers.levels import opened as levels_of
+from chunkinfer.viewers.levels import plane
 from chunkinfer.viewers.levels import stored as levels
 from chunkinfer.viewers.slices import THUMBNAIL, layout, show, thumbnails
 
@@ -219,3 +222,36 @@ def test_without_matplotlib(monkeypatch, draw):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtra, match=r'pip install "chunkinfer\[view\]"'):
         draw()
+
+
+@pytest.mark.parametrize("chunks", [(4, 50, 70), (1, 16, 160), (20, 120, 160)])
+def test_of_what_is_large_every_few_th_voxel_is_drawn(stored, monkeypatch, chunks):
+    monkeypatch.setattr(slices, "PIXELS", 50)
+    monkeypatch.setattr(thinning, "AT_ONCE", 900)
+    array = np.random.default_rng(0).integers(0, 255, (2, *SHAPE.values()), dtype="uint8")
+    wanted = array[:, 10, ::3, ::4]
+    several = da.from_array(array, chunks=(1, *chunks))
+    for volume in (array, several, several + 0, stored("a.zarr", array, chunks=(2, *chunks)), labelled(array)):
+        opened = levels_of(volume)
+        assert (plane(opened, {"z": 10}, 50) == wanted).all()
+        assert (plane(opened, {"x": 7}, 50) == array[:, :, ::3, 7]).all()
+    drawn, about = [], slices._about
+    monkeypatch.setattr(slices, "_about", lambda *given: drawn.append(about(*given)) or drawn[0])
+    show(several)
+    assert drawn[0].endswith("every 3th in y, every 4th in x")
+
+
+def test_a_section_of_any_size_takes_little_memory():
+    """52 bytes a pixel, as it was, are 1.9 GB of these 36 million."""
+    program = """
+import resource, dask.array as da, numpy as np
+from chunkinfer.viewers.slices import show
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+show(np.zeros((8, 8, 8), "u1"))
+before = peak()
+section = da.ones((3, 1, 6000, 6000), chunks=(3, 1, 1000, 1000), dtype="u1")
+show(section * (da.arange(6000, chunks=1000) % 251).astype("u1"))
+print(peak() - before)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 300e6  # matplotlib takes two thirds of it

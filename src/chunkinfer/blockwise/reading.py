@@ -14,6 +14,7 @@ import numpy as np
 from dask._task_spec import DataNode
 from dask.blockwise import Blockwise
 from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArraySliceDep
 from numpy.typing import NDArray
 
@@ -23,6 +24,9 @@ from chunkinfer.blockwise.stages import stage
 from chunkinfer.errors import PlanError, SourceError
 from chunkinfer.geometry import Box
 from chunkinfer.storage import Source, locate
+
+TIMES = 4
+"""A number that needs most of a volume may be computed so often."""
 
 LEAST_CHUNK = 64**3
 """Voxels of a lazy chunk at least: smaller ones cost more in tasks than in reading."""
@@ -94,6 +98,16 @@ def origin_of(array: da.Array) -> Any:
 
 def places_read(array: da.Array) -> Iterator[dict[str, Any]]:
     """Where the stored arrays that a lazy array reads lie, as kvstore specs: ours, zarr-python's and xarray's."""
+    for value in arrays_read(array):
+        if isinstance(value, Source):
+            yield value.spec.get("kvstore", {"driver": "file", "path": value.url})
+        else:
+            with suppress(SourceError):  # a store of another kind
+                yield locate(_zarr_url(value.store_path)).kvstore
+
+
+def arrays_read(array: da.Array) -> Iterator[Any]:
+    """The stored arrays that a lazy array reads: sources, and arrays of zarr-python."""
     for layer in array.dask.layers.values():
         for value in values_of(layer):
             if isinstance(value, Payload) and value.key.startswith("reader-"):
@@ -101,24 +115,21 @@ def places_read(array: da.Array) -> Iterator[dict[str, Any]]:
             elif isinstance(value, Payload) and value.key.startswith("network-"):
                 mask = value.open().mask
                 value = None if mask is None else mask.reader.array
-            yield from _places_of(value)
+            yield from _stored_in(value)
 
 
-def _places_of(value: Any) -> Iterator[dict[str, Any]]:
+def _stored_in(value: Any) -> Iterator[Any]:
     if isinstance(value, da.Array):
-        yield from places_read(value)
+        yield from arrays_read(value)
         return
     if isinstance(value, Derived):
         for below in value.inputs:
-            yield from _places_of(below)
+            yield from _stored_in(below)
         return
     while value is not None and not isinstance(value, Source) and not hasattr(value, "store_path"):
         value = getattr(value, "array", getattr(value, "_array", None))  # xarray wraps arrays in arrays
-    if isinstance(value, Source):
-        yield value.spec.get("kvstore", {"driver": "file", "path": value.url})
-    elif value is not None:
-        with suppress(SourceError):  # a store of another kind
-            yield locate(_zarr_url(value.store_path)).kvstore
+    if value is not None:
+        yield value
 
 
 def _zarr_url(place: Any) -> str:
@@ -148,40 +159,54 @@ def must_exchange(array: da.Array) -> bool:
     return False
 
 
-def check_reads(array: Any, boxes: Sequence[Box]) -> None:
+def check_reads(array: Any, boxes: Sequence[Box], blocks: int) -> None:
     """Warn or refuse where reading boxes of a lazy volume reads far more than the chunks it touches.
 
     Graphs such as ``v - v.mean()`` need the whole volume for every box. The graph of each box given is culled and
     nothing is computed; a few boxes are enough.
 
+    Parameters
+    ----------
+    array
+        What is read; only of a dask array there is anything to find.
+    boxes
+        Some of those that are read.
+    blocks
+        How many are read in all.
+
     Raises
     ------
     PlanError
-        More than 16 times the voxels of the touched chunks would be read. Above 2 times, a warning.
+        More than 16 times the voxels of the touched chunks would be read. Above 2 times, a warning; and where a number
+        that needs most of the volume would be computed more than 4 times.
     """
     if not isinstance(array, da.Array):
         return
     worst = max((_read_ratio(array, box) for box in boxes), default=0.0)
-    if worst <= 2:
+    again = blocks > TIMES and _needs_all(array)
+    if worst <= 2 and not again:
         return
     fact = f"Every block of this volume reads {worst:.0f} times the voxels of the chunks that it touches."
+    if worst <= 2:
+        fact = f"Each of the {blocks} blocks of this volume reads all of it, for a number that is the same in each."
     usual = "Usually the volume was computed with a number that needs all of it, such as volume - volume.mean()."
-    line = "compute the number once: m = float(volume.mean()); infer(volume - m, model)"
+    ways = [
+        "compute the number once: m = float(volume.mean()); infer(volume - m, model)",
+        "or let the network's input be scaled: m, s = float(volume.mean()), float(volume.std()); "
+        "infer(volume, model, normalize=(m, s))",
+    ]
     if worst > 16:
-        raise PlanError(fact, usual, [line, 'store the volume first: save(volume, "volume.zarr")'])
-    warnings.warn(f"{fact} {usual} {line}", stacklevel=3)
+        raise PlanError(fact, usual, [*ways, 'store the volume first: save(volume, "volume.zarr")'])
+    warnings.warn("\n".join([fact, usual, *(f"  - {way}" for way in ways)]), stacklevel=3)
 
 
-def _read_ratio(array: da.Array, box: Box) -> float:
-    """Voxels of leaf chunks that a box needs / voxels of the array's own chunks that it touches.
+def _leaves(graph: HighLevelGraph) -> tuple[float, float]:
+    """Voxels of the chunks that a graph begins with, and of the largest of them.
 
     A chunk that a slice left thin counts as a whole leaf chunk, because that is what must be read for it.
     """
-    lead = array.ndim - len(box.start)
-    part = array[(slice(None),) * lead + box.slices]
-    culled = part.dask.cull(set(flatten(part.__dask_keys__())))
     read, leaf = 0.0, 0.0
-    for layer in culled.layers.values():
+    for layer in graph.layers.values():
         sizes = [v.size for v in values_of(layer) if isinstance(v, np.ndarray)]  # chunks in memory
         read, leaf = read + sum(sizes), max([leaf, *sizes])
         for dep in layer.io_deps.values() if isinstance(layer, Blockwise) else ():
@@ -189,9 +214,24 @@ def _read_ratio(array: da.Array, box: Box) -> float:
                 chunk = prod(s[-1] for s in dep.starts) / max(1, prod(dep.numblocks))
                 read += chunk * len(layer.get_output_keys())
                 leaf = max(leaf, chunk)
+    return read, leaf
+
+
+def _read_ratio(array: da.Array, box: Box) -> float:
+    """Voxels of leaf chunks that a box needs / voxels of the array's own chunks that it touches."""
+    lead = array.ndim - len(box.start)
+    part = array[(slice(None),) * lead + box.slices]
+    read, leaf = _leaves(part.dask.cull(set(flatten(part.__dask_keys__()))))
     spans = [(0, n) for n in array.shape[:lead]] + list(zip(box.start, box.stop, strict=True))
     touched = [_touched(chunks, low, high) for chunks, (low, high) in zip(array.chunks, spans, strict=True)]
     return read / max(prod(n for _, n in touched), prod(k for k, _ in touched) * leaf, 1.0)
+
+
+def _needs_all(array: da.Array) -> bool:
+    """Whether its graph computes a number, an array without axes, of most of the volume."""
+    graph = array.dask
+    numbers = (name for name, layer in graph.layers.items() if layer.get_output_keys() == {(name,)})
+    return any(_leaves(graph.cull({(name,)}))[0] > array.size / 2 for name in numbers)
 
 
 def _touched(chunks: Sequence[int], low: int, high: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ objects        segment, evaluate, statistics, contacts, majority
 shapes         mesh
 looking        view, show, thumbnails
 options        what commands share: types of parameters, groups of options
+advice         what errors advise, as options
 =============  ===================================================================
 
 Only click is imported with the package: chunkinfer and torch are in the commands that need them.
@@ -24,6 +25,7 @@ import sys
 import click
 
 from chunkinfer.cli import chains, checks, looking, objects, runs, shapes, stored
+from chunkinfer.cli.advice import in_options, options_of
 from chunkinfer.errors import ChunkinferError, RunPaused
 
 COMMANDS = (
@@ -66,5 +68,7 @@ def run() -> None:
         main()
     except ChunkinferError as error:
         notes = "".join(f"\n  ({note})" for note in getattr(error, "__notes__", ()))
-        click.echo(f"{type(error).__name__}: {error}{notes}", err=True)
+        options = options_of(sys.argv[1:], COMMANDS)
+        told = ChunkinferError(error.what, error.means, [in_options(way, options) for way in error.ways])
+        click.echo(f"{type(error).__name__}: {told}{notes}", err=True)
         sys.exit(130 if isinstance(error, RunPaused) else 1)

@@ -91,7 +91,11 @@ def evaluate(
     """Compare the labels at SEGMENTATION with those at TRUTH: adapted Rand error, variation of information, ERL."""
     from chunkinfer.evaluation import Skeletons
     from chunkinfer.evaluation import evaluate as compare
+    from chunkinfer.viewers.picture import check_name, require_matplotlib
 
+    if out is not None:
+        require_matplotlib()
+        check_name(out)
     volumes = _opened(given, segmentation, truth)
     traced = None if skeletons is None else Skeletons.of(skeletons, unit=unit)
     with client_of(given) as client:

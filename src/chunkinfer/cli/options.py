@@ -12,7 +12,7 @@ import click
 
 
 class Voxels(click.ParamType[Any]):
-    """``64`` for all axes, or ``20,256,256`` in the order z, y, x."""
+    """``64`` for all axes, ``20,256,256`` in the order z, y, x, or ``z=20`` for some."""
 
     name = "VOXELS"
 
@@ -20,9 +20,12 @@ class Voxels(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
+            if "=" in value:
+                return {axis: int(v) for axis, _, v in (part.partition("=") for part in value.split(","))}
             numbers = tuple(int(v) for v in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is no voxel count: 64 for all axes, or 20,256,256 in the order z,y,x", param, ctx)
+            forms = "64 for all axes, 20,256,256 in the order z,y,x, or z=20 where the others are left open"
+            self.fail(f"{value!r} is no voxel count: {forms}", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
 
 

@@ -10,8 +10,9 @@ import click
 import chunkinfer as ci
 from chunkinfer.demo.network import load
 from chunkinfer.kernel.allocator import ENVIRONMENT
-from chunkinfer.testing.scores import adapted_rand_error, segment
+from chunkinfer.testing.scores import adapted_rand_error, segment, skimage
 from chunkinfer.testing.synthetic import synthetic_em
+from chunkinfer.viewers.picture import require_matplotlib
 from chunkinfer.viewers.plots import side_by_side
 
 SHAPE = (96, 384, 384)
@@ -30,11 +31,18 @@ def run(folder: str | Path, workers: int = 2) -> None:
         Gets ``em.zarr``, ``affinities.zarr``, ``affinities.precomputed`` and ``demo.png``.
     workers
         Worker processes of the local cluster.
+
+    Raises
+    ------
+    MissingExtra
+        What scores and draws the result is absent: said before the work.
     """
     import dask
     import numpy as np
     from distributed import Client, LocalCluster
 
+    require_matplotlib("Plots", "demo")
+    skimage("metrics")
     place = Path(folder)
     start = time.perf_counter()
 

@@ -88,7 +88,10 @@ def evaluate(
         raise VolumeError(
             "There is nothing to compare the segmentation with.",
             "It takes labels, or skeletons, that are right.",
-            ["evaluate(segmentation, truth)", 'evaluate(segmentation, skeletons="folder of .swc files")'],
+            [
+                "evaluate(segmentation, truth)",
+                'evaluate(segmentation, skeletons="skeletons")  # a folder of .swc files',
+            ],
         )
     common = laid(volumes, block)
     traced = None if skeletons is None else Skeletons.of(skeletons)

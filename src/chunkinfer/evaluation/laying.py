@@ -15,9 +15,10 @@ from chunkinfer.blockwise import Reader, check_reads, networks_of, origin_of
 from chunkinfer.blockwise.payload import values_of
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import BlockGrid, Box
+from chunkinfer.kinds import refuse_picture_for_labels
 from chunkinfer.operators.arguments import whole_numbers
 from chunkinfer.operators.lazy import opened
-from chunkinfer.passes import told
+from chunkinfer.passes import check_finished, told
 from chunkinfer.storage.placement import short_unit
 from chunkinfer.volume import Frame, Volume
 
@@ -106,6 +107,7 @@ def labels_of(volume: Any, name: str, beside: Volume | None = None) -> Volume:
             "It may be a network's output that was not segmented yet.",
             [f'{name} = chunkinfer.operators.cast({name}, "uint64"), if it holds labels', "segment it first"],
         )
+    refuse_picture_for_labels(found, name)
     return found
 
 
@@ -136,7 +138,7 @@ def single(volume: Any, name: str, beside: Volume | None = None) -> Volume:
         raise VolumeError(
             f"{name} has {found.array.shape[0]} channels.",
             "There is one value per voxel in it.",
-            [f"{name}.isel(c=0)", f'chunkinfer.operators.mean_channel({name}), or "argmax", or "vote"'],
+            [f"{name}[0]", f'chunkinfer.operators.mean_channel({name}), or "argmax", or "vote"'],
         )
     if networks_of(found.array.dask):
         raise VolumeError(
@@ -172,9 +174,12 @@ def laid(volumes: Mapping[str, Volume], block: int | Sequence[int] | None, cover
     ------
     VolumeError
         Their axes, voxel sizes or units differ, they lie between each other's voxels, or have none in common.
+    SourceError
+        One is the output of a run that has not ended.
     PlanError
         Reading a block of one of them would read far more than the block.
     """
+    check_finished(*volumes.values())
     (name, first), *others = volumes.items()
     corners = [_corner(volume, first, {other: volume, name: first}) for other, volume in volumes.items()]
     low = tuple(map(max, zip(*corners, strict=True)))
@@ -205,7 +210,7 @@ def laid(volumes: Mapping[str, Volume], block: int | Sequence[int] | None, cover
     result = Laid(tuple(volumes.values()), tuple(parts), frame, BlockGrid(tuple(cut)))
     for part in parts:
         boxes = [box.relative_to([-s for s in part.start]) for box in result.grid.sample()]
-        check_reads(part.reader.array, boxes)
+        check_reads(part.reader.array, boxes, len(result.grid))
     return result
 
 

@@ -97,6 +97,14 @@ def _errors(truth: NDArray[Any], segments: NDArray[Any], errors: Errors) -> NDAr
 
 
 def _coloured(truth: NDArray[Any], segments: NDArray[Any], errors: Errors) -> NDArray[np.uint8]:
+    colours = np.empty((3, *truth.shape), np.uint8)
+    for plane in range(len(truth)):  # one by one: a voxel takes a hundred bytes on the way
+        colours[:, plane] = np.moveaxis(_painted(truth[plane], segments[plane], errors), -1, 0)
+    return colours
+
+
+def _painted(truth: NDArray[Any], segments: NDArray[Any], errors: Errors) -> NDArray[np.uint8]:
+    """Red, green and blue, (..., 3)."""
     kinds = errors(truth, segments)
     pale = 200 + 55 * (label_colours(segments) - 0.5)  # pale, so that errors stand out
     colours = np.where((segments != 0)[..., None], pale, 255).astype(np.uint8)
@@ -104,4 +112,4 @@ def _coloured(truth: NDArray[Any], segments: NDArray[Any], errors: Errors) -> ND
     shade = 0.7 + 0.3 * label_colours(truth).mean(axis=-1, keepdims=True)  # so that objects are told apart
     for kind, colour in COLOURS.items():
         colours[kinds == kind] = (shade[kinds == kind] * colour).astype(np.uint8)
-    return np.moveaxis(colours, -1, 0)
+    return colours

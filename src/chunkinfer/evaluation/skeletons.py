@@ -65,7 +65,7 @@ class Skeletons:
             raise VolumeError(
                 f"Skeletons have nodes, edges and skeletons, and here is {held}.",
                 "They are arrays: (n, 3) positions z, y, x; (m, 2) rows of nodes; (n) ids.",
-                [EXAMPLE, 'skeletons="folder of .swc files"'],
+                [EXAMPLE, 'skeletons="skeletons"  # a folder of .swc files'],
             )
         nodes = _array("nodes", given["nodes"], np.float64, 3)
         edges = _array("edges", given["edges"], np.int64, 2)
@@ -123,7 +123,7 @@ def _array(name: str, value: Any, dtype: Any, columns: int | None) -> NDArray[An
         raise VolumeError(
             f"{name} of skeletons is no array {shape} of {np.dtype(dtype).name}.",
             "Positions are z, y, x; edges are pairs of rows of nodes.",
-            [EXAMPLE, 'skeletons="folder of .swc files"'],
+            [EXAMPLE, 'skeletons="skeletons"  # a folder of .swc files'],
         )
     return array
 
@@ -142,7 +142,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise SourceNotFound(
             f"There is no {path}.",
             "Skeletons are read from local files.",
-            [EXAMPLE, 'skeletons="folder of .swc files"'],
+            [EXAMPLE, 'skeletons="skeletons"  # a folder of .swc files'],
         )
     if path.suffix == ".swc":
         return _joined([_swc(path)])
@@ -153,7 +153,10 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise SourceError(
             f"{path} is no .npz file of arrays: {error}",
             "Files with pickled objects are not read.",
-            ["numpy.savez(path, nodes=..., edges=..., skeletons=...)", 'skeletons="folder of .swc files"'],
+            [
+                "numpy.savez(path, nodes=..., edges=..., skeletons=...)",
+                'skeletons="skeletons"  # a folder of .swc files',
+            ],
         ) from error
 
 

@@ -45,13 +45,19 @@ class AxisContract:
     """The smallest size that the network takes."""
     uncut: Uncut | None = None
     """Set where one patch has to span the axis; None where it may be cut."""
+    only: bool = False
+    """Whether it takes no other size: a file that was exported for one."""
 
     def accepts(self, size: int) -> bool:
         """Whether the network takes this many input voxels on the axis."""
+        if self.only:
+            return size == self.smallest
         return size >= self.smallest and size % self.period in self.residues
 
     def accepted_at_least(self, size: int) -> int:
-        """The smallest accepted size that is not below ``size``."""
+        """The smallest accepted size that is not below ``size``; the only one where there is no other."""
+        if self.only:
+            return self.smallest
         size = max(size, self.smallest)
         while not self.accepts(size):
             size += 1

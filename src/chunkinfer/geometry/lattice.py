@@ -142,7 +142,7 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", ha
             f"A patch of {patch} voxels on axis {axis} leaves no clean zone: the network reads {contract.low} voxels "
             f"below and {contract.high} above each output block.",
             "An exact patch must be larger than its context.",
-            [f"take at least {least} on this axis", f"blend patches of this size instead: overlap={patch // 4}"],
+            [f"patch={{{axis!r}: {least}}}, or more", f"blend patches of this size instead: overlap={patch // 4}"],
         )
     zones = ceil(Fraction(contract.output_size(size)) * contract.stride / step)
     starts = tuple(min(max(k * step - low, 0), padded - patch) for k in range(zones))
@@ -183,7 +183,7 @@ def _unfit(contract: AxisContract, size: int, padded: int, patch: int, axis: str
         f"Patches start at multiples of the network's period, {contract.period}, and the last one ends where the "
         f"volume ends, so their size is {padded % contract.period} modulo {contract.period}, and "
         f"{contract.smallest} or more: on fewer voxels the network does not run, or is another one.",
-        [f"take {near} on this axis", "leave patch= out: the plan chooses one that fits"],
+        [f"patch={{{axis!r}: {near}}}", "leave patch= out: the plan chooses one that fits"],
     )
 
 
@@ -229,11 +229,12 @@ def blended_axis(contract: AxisContract, size: int, patch: int, overlap: int, ax
     """
     grain = contract.stride.numerator
     if not contract.accepts(patch):
+        residues = " or ".join(map(str, contract.residues))
+        taken = f"sizes that are {residues} modulo {contract.period}, from {contract.smallest} on"
         raise PlanError(
             f"A patch of {patch} voxels on axis {axis} is not a size that this network takes.",
-            f"It takes sizes that are {' or '.join(map(str, contract.residues))} modulo {contract.period}, "
-            f"from {contract.smallest} on.",
-            [f"take {contract.accepted_at_least(patch)} on this axis", "leave patch= out"],
+            f"It takes {f'{contract.smallest} and nothing else' if contract.only else taken}.",
+            [f"patch={{{axis!r}: {contract.accepted_at_least(patch)}}}", "leave patch= out"],
         )
     lost = sum(contract.crop)
     if not 0 <= overlap < patch or overlap < lost:
@@ -241,14 +242,16 @@ def blended_axis(contract: AxisContract, size: int, patch: int, overlap: int, ax
         raise PlanError(
             f"An overlap of {overlap} voxels does not fit a patch of {patch} on axis {axis}.",
             f"It must lie between {least}{' (what the network crops)' if least else ''} and {patch - 1}.",
-            [f"take overlap={least + (patch - least) // 4} on this axis", "leave overlap= out for exact tiling"],
+            [f"overlap={{{axis!r}: {least + (patch - least) // 4}}}", "leave overlap= out for exact tiling"],
         )
     step = patch - overlap
     if step % grain:
+        sizes = (p for p in range(patch, patch + grain * contract.period) if contract.accepts(p))
+        larger = [f"patch={{{axis!r}: {p}}}" for p in sizes if not (p - overlap) % grain][:1]
         raise PlanError(
             f"A stride (patch - overlap) of {step} voxels on axis {axis} is not a whole number of output voxels.",
             f"One output voxel of this network spans {contract.stride} input voxels.",
-            [f"take overlap={overlap + step % grain} on this axis", f"take patch={patch + -step % grain}"],
+            [f"overlap={{{axis!r}: {overlap + step % grain}}}", *larger],
         )
     padded = patch if size <= patch else patch + round_up(size - patch, grain)
     starts = (*range(0, padded - patch, step), padded - patch)

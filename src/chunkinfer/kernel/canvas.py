@@ -76,7 +76,10 @@ def refuse_not_finite(canvas: Canvas, job: Job, index: Index) -> None:
         raise VolumeError(
             f"The volume holds NaN or infinite voxels in {where}.",
             "A network spreads them over its whole context.",
-            ["fill them: volume.fillna(0)", "leave that part out: volume.isel(z=slice(0, 100))"],
+            [
+                "fill them: volume.fillna(0), or of an array numpy.nan_to_num(volume)",
+                "leave that part out: volume.isel(z=slice(0, 100))",
+            ],
         )
     raise OutputError(
         f"The network returned NaN or infinite values for {where}, whose input is finite.",

@@ -58,7 +58,7 @@ def resolve_normalize(normalize: object, dtype: DTypeLike, taken: str = "float32
             f"The volume's dtype is {dtype}, and nothing says how to scale it for the network.",
             "Only uint8 has a scaling that everybody means (to [0, 1]); others depend on the microscope.",
             [
-                f"normalize=(0, {top}) gives value / {top}: normalize=(offset, scale) is (value - offset) / scale",
+                f"normalize=(0, {top}) gives value / {top}; any pair, (value - offset) / scale",
                 "normalize=lambda array: (array - 1000.0) / 500.0, any function of single voxels",
             ],
         )
@@ -67,17 +67,23 @@ def resolve_normalize(normalize: object, dtype: DTypeLike, taken: str = "float32
         return normalize
     try:
         offset, scale = (float(v) for v in normalize)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
         raise PlanError(
             f"normalize={normalize!r} is neither a pair of numbers nor a callable.",
             "",
-            ["normalize=(offset, scale) gives (value - offset) / scale", "normalize=lambda array: array / 4095.0"],
-        ) from None
+            [
+                "normalize=(0, 4095): an offset and a scale, (value - offset) / scale",
+                "normalize=lambda array: array / 4095.0",
+            ],
+        ) from error
     if not scale or not np.isfinite([offset, scale]).all():
         raise PlanError(
             f"normalize={normalize!r} does not give finite values.",
             "It means (value - offset) / scale.",
-            ["normalize=(0, 255) divides by 255", "normalize=(mean, standard_deviation)"],
+            [
+                "normalize=(0, 255) divides by 255",
+                "m, s = float(volume.mean()), float(volume.std()); infer(volume, model, normalize=(m, s))",
+            ],
         )
     return Affine(offset, scale)
 
@@ -121,7 +127,10 @@ def _check_voxelwise(normalize: Callable[[Array], Array], dtype: np.dtype[Any]) 
         raise PlanError(
             f"normalize= fails on an array of {dtype} {sample.shape}: {type(error).__name__}: {error}",
             "It is given the voxels of a patch, (channels, *space), as a numpy array.",
-            ["normalize=lambda array: array / 4095.0", "normalize=(offset, scale) gives (value - offset) / scale"],
+            [
+                "normalize=lambda array: array / 4095.0",
+                "normalize=(0, 4095): an offset and a scale, (value - offset) / scale",
+            ],
         ) from error
     if whole.shape != sample.shape or not np.array_equal(whole[..., 1:3, 2:], part, equal_nan=True):
         raise PlanError(
@@ -129,7 +138,7 @@ def _check_voxelwise(normalize: Callable[[Array], Array], dtype: np.dtype[Any]) 
             "Usually it computes a mean, a minimum or a percentile of the patch it is given, which makes seams.",
             [
                 "take the numbers from the volume once: m, s = float(volume.mean()), float(volume.std()); "
-                "normalize=(m, s)",
+                "infer(volume, model, normalize=(m, s))",
                 "use a function of single voxels: normalize=lambda array: array / 4095.0",
             ],
         )

@@ -222,14 +222,17 @@ def _check_decision(output: Output, channels: int, dtype: object, channels_out: 
         raise PlanError(
             f"argmax=True of {channels} channel(s).",
             f"It takes 2 to {MOST_CLASSES} of them to tell which is the largest.",
-            ["threshold=0.5 turns one channel into 0 and 1", "keep more of them: leave channels= out"],
+            [
+                "leave argmax= out: threshold=0.5 turns one channel into 0 and 1",
+                *(["leave channels= out: all of them are kept"] if output.channels is not None else []),
+            ],
         )
     stored = output.dtype_of(channels_out, np.dtype(np.float32))
     if dtype is not None and np.dtype(dtype) != stored:  # type: ignore[call-overload]
         raise PlanError(
             f"dtype={dtype!r} and {name} contradict each other.",
             f"The result is whole numbers, stored as {stored}.",
-            ["leave dtype= out", f"leave {name} out to store the values"],
+            ["leave dtype= out", f"leave {name.partition('=')[0]}= out to store the values"],
         )
 
 

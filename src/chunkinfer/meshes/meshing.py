@@ -15,12 +15,13 @@ from chunkinfer.blockwise import Lease, Reader, check_reads, origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
+from chunkinfer.kinds import as_labels, refuse_picture_for_labels
 from chunkinfer.meshes import formats
 from chunkinfer.meshes.marching import March
 from chunkinfer.meshes.places import MESH, Place, place_of
 from chunkinfer.meshes.stitching import Stitch, buckets
 from chunkinfer.meshes.surfaces import require
-from chunkinfer.passes import run_pass, to_npz, told
+from chunkinfer.passes import check_finished, run_pass, to_npz, told
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.reports import RunReport, versions
 from chunkinfer.storage import Files, Ledger
@@ -192,7 +193,7 @@ class _Meshing:
         """Do what is missing."""
         place, url = self.place, self.place.url
         source = origin_of(self.volume.array)
-        check_reads(source, self.grid.sample())
+        check_reads(source, self.grid.sample(), len(self.grid))
         surfaces, lists = place.kept("surfaces"), place.kept("lists")
         chosen = None if self.ids is None else hashlib.blake2b(self.ids.tobytes(), digest_size=8).hexdigest()
         about = {"labels": told(self.volume), "ids": chosen}
@@ -246,8 +247,10 @@ def _check(volume: Volume, simplify: float, max_error: float | None, format: str
         raise VolumeError(
             f"Meshes are made of labels (z, y, x) of unsigned integers; this is {volume.dims} of {dtype}.",
             "Labels are counted from 1 up; 0 is background, and there are no channels.",
-            ["mesh(labels.astype('uint64'), url)", "mesh(labels.isel(c=0, drop=True), url)"],
+            [f"mesh({as_labels(volume)}, url)", "segment it first, if these are no labels"],
         )
+    refuse_picture_for_labels(volume, "labels")
+    check_finished(volume)
     if format not in formats.FORMATS:
         raise PlanError(
             f"There is no format {format!r} of meshes.",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from chunkinfer.blockwise import Reader, origin_of
 from chunkinfer.errors import MissingExtra, PlanError, VolumeError
 from chunkinfer.geometry import Box
+from chunkinfer.kinds import as_labels, refuse_picture_for_labels
 from chunkinfer.storage import locate
 from chunkinfer.storage.erasing import refused
 from chunkinfer.storage.placement import nanometres
@@ -114,8 +115,9 @@ def skeletonize(
             f"Skeletons are made of labels (z, y, x) of unsigned integers; this is {volume.dims} of "
             f"{volume.array.dtype}.",
             "0 is background, and there are no channels.",
-            ["skeletonize(labels.astype('uint64'))", "skeletonize(labels.isel(c=0, drop=True))"],
+            [f"skeletonize({as_labels(volume)})", "segment it first, if these are no labels"],
         )
+    refuse_picture_for_labels(volume, "labels")
     if volume.array.size > MOST or format not in FORMATS:
         raise PlanError(
             f"{volume.array.size:,} voxels to format {format!r}: at most {MOST:,}, and one of {', '.join(FORMATS)}.",

@@ -453,7 +453,9 @@ def _together(contracts: Sequence[AxisContract], name: str) -> AxisContract:
         )
     cannot = next((c.uncut for c in contracts if c.uncut is not None), None)
     smallest = max(c.smallest for c in contracts)
-    return replace(first, period=period, residues=residues, smallest=smallest, uncut=cannot)
+    return replace(
+        first, period=period, residues=residues, smallest=smallest, uncut=cannot, only=any(c.only for c in contracts)
+    )
 
 
 def _check_flip(contract: AxisContract, name: str) -> None:

@@ -119,7 +119,8 @@ class AxisProbe:
         first = self.base[self.axis]
         steps = [step for step in range(1, max(_STEPS) // 2 + 1) if self.free and self._takes(first + step)]
         if not steps:
-            return AxisContract(self.period, self.stride, 0, 0, split_crop(self.total), (first % self.period,), first)
+            crop, residues = split_crop(self.total), (first % self.period,)
+            return AxisContract(self.period, self.stride, 0, 0, crop, residues, first, only=True)
         period = lcm(self.stride.numerator, gcd(*steps))
         smallest = smallest_size(first, period, self._takes)
         return AxisContract(period, self.stride, 0, 0, split_crop(self.total), (first % period,), max(1, smallest))

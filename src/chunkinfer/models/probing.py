@@ -8,6 +8,7 @@ a tile lies, refuses the network.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def probe(network: Network, size: tuple[int, ...] | None = None) -> ReceptiveFie
     if not reasons and (wrong := _tiles(network, axes)):
         reasons.append(f"tiles: {wrong}")
     if reasons:
-        axes = [AxisContract(a.period, a.stride, 0, 0, a.crop, a.residues, a.smallest) for a in axes]
+        axes = [replace(a, low=0, high=0) for a in axes]
     return ReceptiveField(
         network.name,
         tuple(axes),

@@ -172,8 +172,19 @@ def _check_same_voxels(a: Volume, b: Volume, widest: int | None = None) -> None:
     raise VolumeError(
         f"Two volumes do not have the same voxels: {_place(a)} and {_place(b)}.",
         "They are combined voxel by voxel.",
-        ["crop both to one box: crop(volume, box=...)", "downsample or upsample one of them first"],
+        [
+            f"crop both to the voxels that they share: crop(volume, {_shared(a, b)})",
+            "of other voxel sizes: downsample or upsample one of them first",
+        ],
     )
+
+
+def _shared(a: Volume, b: Volume) -> str:
+    """The box of both, counted from their first voxels, as somebody would write it."""
+    sides = (
+        f"{d!r}: slice(0, {min(n, m)})" for d, n, m in zip(a.frame.space, a.space_shape, b.space_shape, strict=False)
+    )
+    return f"{{{', '.join(sides)}}}"
 
 
 def _place(volume: Volume) -> str:

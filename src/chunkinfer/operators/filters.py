@@ -124,7 +124,7 @@ def apply(
     call = imported(function) if isinstance(function, str) else function
     if not callable(call):
         raise VolumeError(f"{call!r} is no function.", "It takes and returns numpy arrays.",
-                          ["apply(volume, numpy.sqrt)", 'apply(volume, "module:function")'])  # fmt: skip
+                          ["apply(volume, numpy.sqrt)", 'apply(volume, "numpy:sqrt")'])  # fmt: skip
     declared = Declared.like(found, dtype)
     step = Local(
         partial(applied, function=call, dtype=declared.dtype, **parameters), (*channels, *each), found.array.shape

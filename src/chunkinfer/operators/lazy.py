@@ -59,7 +59,10 @@ def opened(volume: Any, beside: Volume | None = None) -> Volume:
         raise VolumeError(
             "The volume has a time axis.",
             "An operator works on one time point.",
-            ["volume.isel(t=0)", "xarray.concat([operator(volume.isel(t=t)) for t in ...], 't')"],
+            [
+                "volume.isel(t=0)",
+                f"xarray.concat([operator(volume.isel(t=t)) for t in range({found.array.shape[0]})], 't')",
+            ],
         )
     return found
 
@@ -97,9 +100,10 @@ def result_of(step: Step, volume: Volume, declared: Declared, *others: Any, chun
         inputs = [origin_of(array) if isinstance(array, da.Array) else array for array in arrays]
         sizes = chunks or _chunks(step, volume.array)
         sizes = tuple(min(size, n) for size, n in zip(sizes, declared.shape, strict=True))
-        needed = [step.reads(box) for box in BlockGrid.regular(declared.shape, sizes).sample()]
+        grid = BlockGrid.regular(declared.shape, sizes)
+        needed = [step.reads(box) for box in grid.sample()]
         for below, boxes in zip(inputs, zip(*needed, strict=True), strict=True):
-            check_reads(below, [box for box in boxes if box.size])
+            check_reads(below, [box for box in boxes if box.size], len(grid))
         array = derived_array(step, inputs, declared.shape, declared.dtype, sizes)
     if not volume.labelled:
         return array

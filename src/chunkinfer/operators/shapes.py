@@ -40,11 +40,13 @@ def crop(volume: Any, box: Sequence[slice] | Mapping[str, slice], *, unit: str =
     given = box.slices if isinstance(box, Box) else box
     if isinstance(given, slice):
         given = (given,)
+    given = given if isinstance(given, Mapping | Sequence) else ()
     parts = dict(given if isinstance(given, Mapping) else zip(space, given, strict=False))
-    known = not set(parts) - set(space) and len(given) <= len(space)
+    known = parts and not set(parts) - set(space) and len(given) <= len(space)
     if not known or not all(isinstance(part, slice) and part.step in (None, 1) for part in parts.values()):
         raise VolumeError(f"box={box!r} does not give slices of the axes {space}.", "A box has a start and a stop.",
-                          ['crop(volume, {"z": slice(0, 100)})', "crop(volume, (slice(0, 100),))"])  # fmt: skip
+                          [f'crop(volume, {{"{space[0]}": slice(0, {found.space_shape[0]})}})',
+                           f"crop(volume, (slice(0, {found.space_shape[0]}),))"])  # fmt: skip
     spans = {}
     for d, n in zip(space, found.space_shape, strict=True):
         ends: list[Any] = [parts.get(d, slice(None)).start, parts.get(d, slice(None)).stop]
@@ -59,7 +61,7 @@ def crop(volume: Any, box: Sequence[slice] | Mapping[str, slice], *, unit: str =
         if not 0 <= start < stop <= n:
             raise VolumeError(f"The box takes [{start}:{stop}] of axis {d}, which has {n} voxels.",
                               "It reaches outside of the volume, or is empty.",
-                              [f'crop(volume, {{"{d}": slice(0, {n})}})', "pad(volume, ...) adds voxels"])  # fmt: skip
+                              [f'crop(volume, {{"{d}": slice(0, {n})}})', "add voxels first, by pad"])  # fmt: skip
         spans[d] = start, stop
     kept = {d: c.isel({d: slice(*spans[d])}) for d, c in frame.coords.items()}  # the very positions, not new ones
     return _placed(found, spans, kept)

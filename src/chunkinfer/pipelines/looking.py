@@ -9,12 +9,16 @@ from dask.base import tokenize
 
 from chunkinfer.blockwise import origin_of
 from chunkinfer.errors import PipelineError
+from chunkinfer.meshes import surfaces
+from chunkinfer.meshes.formats import require_draco
 from chunkinfer.saving import check_save
 from chunkinfer.storage import Source
 from chunkinfer.viewers import slices, viewing
+from chunkinfer.viewers.browser import found as found_browser
 from chunkinfer.viewers.colours import kind_of
 from chunkinfer.viewers.levels import channels_of
-from chunkinfer.viewers.picture import Picture
+from chunkinfer.viewers.picture import Picture, require_matplotlib
+from chunkinfer.viewers.serving import require_neuroglancer
 from chunkinfer.viewers.viewing import View
 from chunkinfer.volume import Volume, as_volume
 
@@ -116,10 +120,28 @@ def check_picture(volume: Any, out: str | None, kind: str | None) -> None:
         raise PipelineError(f"{out} does not end in .png.", "Pictures are written as PNG.", [f"call it {better}"])
 
 
+def _check_mesh(volume: Any, *, format: str = "legacy", **_: Any) -> None:
+    surfaces.require()
+    if format == "multires":
+        require_draco()
+
+
+def _check_show(volume: Any, *, out: str, kind: str | None = None, **_: Any) -> None:
+    check_picture(volume, out, kind)
+    require_matplotlib()
+
+
+def _check_view(volume: Any, *, screenshot: str | None = None, kind: str | None = None, **_: Any) -> None:
+    check_picture(volume, screenshot, kind)
+    require_neuroglancer()
+    if screenshot is not None:
+        found_browser(None)
+
+
 CHECKS: dict[str, Callable[..., None]] = {
     "save": check_save,
-    "mesh": lambda volume, **_: None,
-    "show": lambda volume, out, kind=None, **_: check_picture(volume, out, kind),
-    "view": lambda volume, screenshot=None, kind=None, **_: check_picture(volume, screenshot, kind),
+    "mesh": _check_mesh,
+    "show": _check_show,
+    "view": _check_view,
 }
 """The steps that do something with a volume and pass it on, and what is refused of each before anything runs."""

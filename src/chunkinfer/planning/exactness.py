@@ -117,6 +117,8 @@ def not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, s
         lines.append(f"  {', '.join(names[:2])}{more}: {text}")
     reasons = "\n".join(lines)
     overlap = (4, 64, 64) if len(axes) == 3 else (64,) * len(axes)
+    if any(c.only for c in trace.axes) and not training:
+        return _of_one_size(f"{model.name} cannot be tiled exactly:\n{reasons}", trace, overlap)
     return (
         f"{model.name} cannot be tiled exactly:\n{reasons}",
         "Its output at a voxel depends on more than a bounded neighbourhood, so every cut changes it.",
@@ -125,6 +127,22 @@ def not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, s
         else [
             f"blend overlapping patches: infer(volume, model, overlap={overlap})",
             "replace the layer by one with local context (BatchNorm in eval mode, for instance) and train again",
+        ],
+    )
+
+
+def _of_one_size(what: str, trace: Trace, overlap: Sequence[int]) -> tuple[str, str, list[str]]:
+    """The same of a file that runs at one size along some axis."""
+    patch = tuple(c.smallest if c.only else None for c in trace.axes)
+    fits = tuple(n // 4 if n else o for n, o in zip(patch, overlap, strict=True))
+    free = ", ".join(f"{2 + d}: torch.export.Dim.AUTO" for d in range(len(patch)))
+    return (
+        what,
+        "The file was exported for inputs of one size, so what the network reads around a voxel cannot be found out.",
+        [
+            f"blend patches of that size: infer(volume, model, patch={patch}, overlap={fits})",
+            "export it anew with the sizes left open, and it is exact if the network is: "
+            f"torch.export.export(model, (x,), dynamic_shapes=({{{free}}},))",
         ],
     )
 

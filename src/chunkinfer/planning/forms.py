@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from chunkinfer.errors import PlanError
@@ -84,8 +84,9 @@ def byte_count(name: str, value: Any) -> int:
     from dask.utils import parse_bytes
 
     try:
-        found = int(parse_bytes(value)) if isinstance(value, str | int | float) and not isinstance(value, bool) else 0
-    except ValueError:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        found = int(value) if number else int(parse_bytes(value)) if isinstance(value, str) else 0
+    except (ValueError, OverflowError):
         found = 0
     if found <= 0:
         raise PlanError(

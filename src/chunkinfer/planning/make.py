@@ -531,7 +531,7 @@ def _check_block(
                 f"A block of {b} voxels on axis {name} is not a multiple of the patch's clean zone, {axis.zone}.",
                 "Patches at such cuts would run twice: 2 to 8 times the work.",
                 [
-                    f"take a block of {' or '.join(map(str, near))} on this axis",
+                    *(f"block={{{name!r}: {n}}}" for n in near),
                     "leave patch= out: the plan chooses one whose clean zone divides the block",
                 ],
             )

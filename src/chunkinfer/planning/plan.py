@@ -18,6 +18,9 @@ from chunkinfer.planning.memory import Terms, device_terms, host_terms
 from chunkinfer.planning.precision import PrecisionCheck
 from chunkinfer.planning.speed import Speed
 
+SETTLED = ("libraries", "model", "read cache", "kept by the allocator")
+"""Terms of a process's memory that patch and block don't change, or hardly."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -236,14 +239,25 @@ class Plan:
         if (excess := self._excess()) is None:
             return None
         terms, limit, whose = excess
-        largest, _ = max((term for term in terms if term[0] not in ("libraries", "model")), key=lambda term: term[1])
+        settled = sum(size for name, size in terms if name in SETTLED)
+        largest, _ = max((term for term in terms if term[0] not in SETTLED), key=lambda term: term[1])
         smaller = "patch" if "activations" in largest else "block"
+        means = f"Most of what can be changed goes to {largest}."
+        ways = []
+        if settled >= limit:
+            means = f"{show.human_bytes(settled)} of it are the same for every patch and block."
+        elif "memory" in self.asked:
+            ways = [f"take a smaller {smaller}=, or leave it to the plan; fewer blocks are in flight with slots=1"]
+        else:
+            ways = [
+                f"take a smaller {smaller}=, fewer blocks in flight with slots=1, or leave {smaller}= to the plan: "
+                f"infer(volume, model, memory={limit})"
+            ]
         return PlanError(
             f"The run takes more memory than the {show.human_bytes(limit)} of {whose}: {show.as_sum(terms)}.",
-            f"Most of what can be changed goes to {largest}.",
+            means,
             [
-                f"take a smaller {smaller}=, fewer blocks in flight with slots=1, or leave {smaller}= to the plan: "
-                f"infer(volume, model, memory={limit})",
+                *ways,
                 f"take workers with more memory; if they have it already, say so: infer(volume, model, "
                 f"memory={sum(size for _, size in terms)})",
             ],

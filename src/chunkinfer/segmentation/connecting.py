@@ -41,7 +41,7 @@ def connected_components(
     Parameters
     ----------
     volume
-        (z, y, x), or with one channel: voxels that are not 0 are connected.
+        (z, y, x), or with one channel: voxels that are not 0 are connected. Floating-point values are 0 or 1.
     url
         A folder for what is computed, as for `segment`.
     connectivity
@@ -62,7 +62,7 @@ def connected_components(
     Raises
     ------
     VolumeError
-        The volume has several channels, or fewer axes than three.
+        The volume has several channels, or fewer axes than three; or holds floating-point values other than 0 and 1.
     PlanError
         Another connectivity.
     RunError, RunPaused
@@ -79,7 +79,7 @@ def connected_components(
         raise VolumeError(
             f"{found.dims} {found.array.shape} is not one volume along z, y and x.",
             "Components of several channels would be several segmentations.",
-            ["connected_components(volume.isel(c=0))", "connected_components(argmax(volume))"],
+            ["connected_components(volume[0])", "connected_components(chunkinfer.operators.argmax(volume))"],
         )
     if connectivity not in (6, 18, 26):
         raise PlanError(
@@ -99,6 +99,19 @@ def connected_components(
     return Segmentation(tuple(down), up[-1], fragments, blocks.grid, found.frame, None, dust_size, passes.reports)
 
 
+def _check_mask(voxels: NDArray[Any], box: Box) -> None:
+    """Refuse floating-point values that are no mask: nearly all of a map of probabilities is not 0."""
+    wrong = (voxels != 0) & (voxels != 1)
+    if wrong.any():
+        inside = np.unravel_index(np.argmax(wrong), wrong.shape)
+        place = tuple(a + int(i) for a, i in zip(box.start, inside, strict=True))
+        raise VolumeError(
+            f"Voxel {place} (z, y, x) is {float(voxels[inside]):.4g}, and a mask of {voxels.dtype} holds 0 and 1.",
+            "All voxels that are not 0 would be one component, and of probabilities few are 0.",
+            ["connected_components(volume > 0.5)", "connected_components(volume != 0)"],
+        )
+
+
 @dataclass(frozen=True)
 class Connects:
     """Cuts a block into its components."""
@@ -115,6 +128,8 @@ class Connects:
     def cut(self, block: NDArray[Any], box: Box) -> tuple[NDArray[np.uint32], Table]:
         """See `components.components_step`."""
         voxels = block.reshape(box.shape)
+        if voxels.dtype.kind == "f":
+            _check_mask(voxels, box)
         fragments, table = components_step(voxels, box, self.shape, self.connectivity, self.multilabel)
         return fragments, table.arrays()
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
+from chunkinfer.kernel.canvas import HIGHEST, LOWEST
 
 ORDERS = {"zyx": (0, 1, 2), "xyz": (2, 1, 0)}
 """Names of channel orders: where the channels for z, y and x are."""
@@ -48,7 +49,7 @@ class Edges:
             raise VolumeError(
                 f"The volume has {channels} channels.",
                 "Affinities have three, for z, y and x; a boundary map has one.",
-                ["segment(affinities.isel(c=[0, 1, 2]))", "segment(boundaries.isel(c=0))"],
+                ["three of them: segment(affinities[:3])", "one, a map of boundaries: segment(affinities[0])"],
             )
         return cls("affinity" if channels == 3 else "boundary", order, sign)
 
@@ -63,18 +64,24 @@ class Edges:
         Parameters
         ----------
         voxels
-            (channels, z, y, x), uint8, bool or floating.
+            (channels, z, y, x), uint8, bool or floating in [0, 1].
         start
             Where the voxels begin in the volume. Edges out of the volume are 0.
 
         Returns
         -------
         (3, z, y, x), uint8 or float32, of the box that `covered` tells.
+
+        Raises
+        ------
+        VolumeError
+            Some are NaN, or outside of [0, 1].
         """
         if voxels.dtype == bool:
             voxels = voxels.astype(np.uint8) * np.uint8(255)
         elif voxels.dtype != np.uint8:
             voxels = voxels.astype(np.float32, copy=False)
+            _check_range(voxels, start)
         if self.kind == "affinity":
             voxels = voxels if self.order == "zyx" else voxels[list(ORDERS[self.order])]
             if self.sign == -1:
@@ -94,3 +101,32 @@ class Edges:
     def covered(self, seen: Box) -> Box:
         """The box that `turned` gives affinities for, of the voxels of a box."""
         return Box(tuple(a + self.halo * (a > 0) for a in seen.start), seen.stop)
+
+
+def _check_range(voxels: NDArray[Any], start: Sequence[int]) -> None:
+    """Refuse what is no probability, and say where the first of it is."""
+    low, high = float(voxels.min(initial=0)), float(voxels.max(initial=0))
+    if low >= LOWEST and high <= HIGHEST:
+        return  # NaN is neither
+    wrong = ~((voxels >= LOWEST) & (voxels <= HIGHEST))
+    channel, *inside = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
+    place = tuple(a + i for a, i in zip(start, inside, strict=True))
+    where = f"channel {channel} of voxel {place} (z, y, x, counted from the volume's first)"
+    if np.isnan(low) or np.isnan(high):
+        raise VolumeError(
+            f"The affinities are NaN: {where}, and {np.isnan(voxels).sum()} in this block.",
+            "A network that diverged leaves NaN, and so do divisions by zero.",
+            [
+                "take NaN for no edge: segment(affinities.fillna(0)), or dask.array.nan_to_num(affinities)",
+                "check the network's weights and what it is fed",
+            ],
+        )
+    raise VolumeError(
+        f"The affinities reach from {low:.4g} to {high:.4g} in this block; {where} is "
+        f"{float(voxels[(channel, *inside)]):.4g}.",
+        "They are probabilities in [0, 1]. Usually the network ends without a sigmoid and returns logits.",
+        [
+            'end it with one: segment(infer(volume, model, activation="sigmoid"))',
+            "what is stored already: segment(1 / (1 + numpy.exp(-affinities)))",
+        ],
+    )

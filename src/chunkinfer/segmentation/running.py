@@ -18,13 +18,13 @@ from chunkinfer.blockwise import Lease, check_reads, must_exchange, origin_of
 from chunkinfer.errors import PlanError, RunError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
-from chunkinfer.passes import Step, Tables, run_pass, temporary_folder, told
+from chunkinfer.passes import Step, Tables, check_finished, run_pass, temporary_folder, told
 from chunkinfer.planning.layout import choose_layout
 from chunkinfer.reports import RunReport
 from chunkinfer.segmentation.fragments import Cut, Fragments, Seen
 from chunkinfer.segmentation.reducing import Down, Joins, Tree, Up
 from chunkinfer.storage import Destination, Files, Ledger, create, default_chunks, locate, open_destination
-from chunkinfer.storage.erasing import check_room
+from chunkinfer.storage.erasing import check_room, delete_keys, make_room
 from chunkinfer.storage.files import FOLDER, LEASE
 from chunkinfer.volume import Volume
 
@@ -44,6 +44,8 @@ class Passes:
     def __init__(self, place: str, volume: Volume, overwrite: bool, **how: Any) -> None:
         self.place, self.volume, self.overwrite, self.how = place, volume, overwrite, how
         self.reports = dict[str, RunReport]()
+        self.made = list[str]()
+        """Arrays that were created."""
 
     def cut(
         self, name: str, cut: Cut, about: Mapping[str, Any], block: Sequence[int] | None
@@ -64,7 +66,7 @@ class Passes:
             grid = blocks = BlockGrid.regular(volume.space_shape, block or block_of(volume))
             origin = origin_of(volume.array)
             step = Seen(origin, volume.channels, cut.halo)
-            check_reads(origin, [step.box(box) for box in grid.sample()])
+            check_reads(origin, [step.box(box) for box in grid.sample()], len(grid))
         tables, fragments = Tables(self.place, name, grid), self._destination(name, grid)
         store = Fragments(fragments, tables, cut, blocks)
         self._pass(name, grid, step, {"volume": told(volume), **about}, store)
@@ -94,12 +96,23 @@ class Passes:
         """A pass over the volume as a whole."""
         return self._pass(name, ONE, step, {})
 
+    def undo(self) -> None:
+        """Delete what was written in a folder that had nothing of the kind."""
+        for url in self.made:
+            make_room(locate(url), overwrite=True)
+            Files(url).tidy()
+        names = [name for name in Files(self.place).list() if name != LEASE]
+        delete_keys(locate(self.place), [f"{FOLDER}/{name}" for name in names])
+
     def _pass(self, name: str, grid: BlockGrid, step: Any, header: Mapping[str, Any], store: Any = None) -> Tables:
         try:
             tables, self.reports[name] = run_pass(self.place, name, grid, step, header, store=store, **self.how)
         except RunError as error:
-            # What a step found wrong with the volume is no failure of the run.
-            raise error.__cause__ if isinstance(error.__cause__, VolumeError) else error from None
+            if isinstance(
+                error.__cause__, VolumeError
+            ):  # what a step found wrong with the volume: no failure of the run
+                raise error.__cause__ from error
+            raise
         return tables
 
     def _exchanged(self, cut: Cut, block: Sequence[int] | None) -> tuple[BlockGrid, da.Array]:
@@ -129,6 +142,7 @@ class Passes:
         if files.read(begun) is None:  # else a run died before its pass began, and the array is its
             check_room(locate(url), self.overwrite)
             files.write(begun, b"")
+        self.made.append(url)
         wanted = default_chunks(grid.shape, frame.space, frame.voxel_size)
         layout = choose_layout(url, "zarr3", grid.shape, frame.space, [axis[0] for axis in grid.sizes], {}, wanted)
         return create(
@@ -148,15 +162,26 @@ def passes_in(
     progress: bool | None,
     events: Sequence[Subscriber],
 ) -> Iterator[Passes]:
-    """The passes in a folder, a temporary one where there is none; nobody else writes there meanwhile."""
+    """The passes in a folder, a temporary one where there is none; nobody else writes there meanwhile.
+
+    Of a volume that is refused, nothing stays that a better one would be compared with.
+    """
+    check_finished(volume)
     if url is None:
         _temporary.append(temporary_folder(client))
     place = _temporary[-1].name if url is None else locate(url).url
     with Lease(Files(place)) as lease:
+        files = Files(place)
+        begun = [name for name in files.list() if name != LEASE]
         if overwrite:
-            files = Files(place)
-            files.delete_many([name for name in files.list() if name != LEASE])
-        yield Passes(place, volume, overwrite, lease=lease, client=client, progress=progress, events=events)
+            files.delete_many(begun)
+        passes = Passes(place, volume, overwrite, lease=lease, client=client, progress=progress, events=events)
+        try:
+            yield passes
+        except VolumeError:
+            if overwrite or not begun:
+                passes.undo()
+            raise
 
 
 def block_of(volume: Volume) -> list[int]:

@@ -25,6 +25,7 @@ from dask.base import tokenize
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import Box
+from chunkinfer.kinds import refuse_picture_for_affinities
 from chunkinfer.masking import resolve_mask
 from chunkinfer.passes import Table, Tables
 from chunkinfer.segmentation.edges import Edges
@@ -68,7 +69,8 @@ def segment(
     ----------
     affinities
         (c, z, y, x) with three channels, or a boundary map (z, y, x), high at membranes: floating in [0, 1], or uint8
-        whose 255 is 1. Lazy ones, such as a network's, are computed once and not stored.
+        whose 255 is 1. One channel of uint8 is taken where a network computed it: else it may be a picture. Lazy ones,
+        such as a network's, are computed once and not stored.
     url
         A folder for what is computed: after a crash the same call goes on there, on any machine that reaches it. By
         default a temporary one on this machine, which goes when the process ends.
@@ -108,7 +110,10 @@ def segment(
     Raises
     ------
     VolumeError
-        The affinities are not of that kind, or a seed lies outside.
+        The affinities are not of that kind, are NaN or outside of [0, 1] somewhere, or a seed lies outside. Then
+        nothing of the call stays in ``url``.
+    SourceError
+        They are the output of a run that has not ended.
     PlanError
         A threshold or a size makes no sense.
     SettingsDiffer
@@ -117,7 +122,8 @@ def segment(
         As for `save`.
     """
     volume = as_volume(affinities, 3)
-    _check(volume, low, high, merge_size, dust_size)
+    refuse_picture_for_affinities(volume)
+    _check(volume, low, high, merge_size, dust_size, agglomerate)
     shape = volume.space_shape
     edges = Edges.of(volume.array.shape[0] if volume.channels else 0, order, sign)
     laid = None if mask is None else resolve_mask(mask, volume, volume.frame, shape)
@@ -174,19 +180,32 @@ class Sown:
         return int(self.blocks[grid.ravel(index)]["label"][row - 1]) if row else 0
 
 
-def _check(volume: Volume, low: float, high: float, merge_size: int, dust_size: int) -> None:
+def _check(volume: Volume, low: float, high: float, merge_size: int, dust_size: int, agglomerate: float | None) -> None:
     dtype = volume.array.dtype
     if len(volume.frame.space) != 3 or (dtype.kind not in "fb" and dtype != np.uint8):
         raise VolumeError(
             f"{volume.dims} {volume.array.shape} of {dtype} are no affinities.",
             "Affinities are floating in [0, 1], or uint8 whose 255 is 1, along z, y and x.",
-            ["segment(infer(volume, model))", "segment(quantize(affinities))"],
+            ["segment(infer(volume, model))", "what is integers: segment(affinities / affinities.max())"],
+        )
+    shape = volume.array.shape
+    if volume.channels and not volume.labelled and shape[0] not in (1, 3) and shape[-1] in (1, 3):
+        raise VolumeError(
+            f"The affinities have the shape {shape}: their channels seem to be the last axis.",
+            "Unlabelled arrays are (c, z, y, x).",
+            ["segment(numpy.moveaxis(affinities, -1, 0))", "segment(affinities[:3]), if they are the first"],
         )
     if not 0 <= low < high:
         raise PlanError(
             f"low={low} and high={high} are not 0 <= low < high.",
             "Edges of low or less are cut, those above high count as high.",
             ["segment(affinities, low=0.05, high=0.995)", "leave both out"],
+        )
+    if agglomerate is not None and not 0 <= agglomerate <= 1:
+        raise PlanError(
+            f"agglomerate={agglomerate} is no mean affinity.",
+            "Affinities are between 0 and 1.",
+            ["agglomerate=0.6", "agglomerate=None for no agglomeration"],
         )
     if merge_size < 0 or dust_size < 0:
         raise PlanError(
@@ -210,6 +229,6 @@ def _rows(seeds: Mapping[int, Sequence[Sequence[int]]] | None, shape: Sequence[i
             raise VolumeError(
                 f"The seed {number} at {voxel} is not one of this volume {tuple(shape)}.",
                 "Seeds have positive numbers, and voxels (z, y, x) counted from the volume's first one.",
-                ["seeds={1: [(10, 20, 30)], 2: [(11, 40, 30), (12, 41, 30)]}", "leave seeds= out"],
+                [f"seeds={{1: [{tuple(n // 2 for n in shape)}], 2: [{(0,) * len(shape)}]}}", "leave seeds= out"],
             )
     return tuple(rows)

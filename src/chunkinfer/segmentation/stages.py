@@ -18,8 +18,9 @@ from chunkinfer.compiling import compiled
 from chunkinfer.errors import VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid, Box
+from chunkinfer.kinds import refuse_picture_for_affinities, refuse_picture_for_labels
 from chunkinfer.operators.lazy import Declared, opened, voxelwise
-from chunkinfer.passes import Table, Tables, told
+from chunkinfer.passes import Table, Tables, check_finished, told
 from chunkinfer.segmentation import agglomerating, graph
 from chunkinfer.segmentation.edges import Edges
 from chunkinfer.segmentation.fragments import around
@@ -106,11 +107,16 @@ def region_graph(
         The two do not have the same voxels.
     """
     found, weights = _labels(labels), as_volume(affinities, 3)
+    refuse_picture_for_affinities(weights)
+    check_finished(weights)
     if found.space_shape != weights.space_shape:
         raise VolumeError(
             f"Labels have {found.space_shape} voxels and affinities {weights.space_shape}.",
             "Contacts are weighted voxel by voxel, so both must cover the same box.",
-            ["region_graph(labels, affinities.isel(z=slice(0, 100)))", "open_volume(url, box=...) of the larger one"],
+            [
+                "region_graph(labels, affinities[..., :100, :, :])",
+                "cut the larger one: open_volume(url, box={'z': slice(0, 100)})",
+            ],
         )
     shape = found.space_shape
     edges = Edges.of(weights.array.shape[0] if weights.channels else 0, order, sign)
@@ -235,8 +241,9 @@ def _labels(labels: Any) -> Volume:
         raise VolumeError(
             f"{found.dims} {found.array.shape} of {found.array.dtype} are no labels.",
             "Labels are integers along z, y and x, without channels.",
-            ["segmentation.labels", 'open_volume("segmentation.precomputed").isel(c=0)'],
+            ["of what segment gave: segmentation.labels", "of several channels, the first: labels[0]"],
         )
+    refuse_picture_for_labels(found, "labels")
     return found
 
 

@@ -6,6 +6,7 @@ module                  purpose
 source, destination     a stored array as a small value; the same, writable in whole units
 opening, creating       from a URL to a source; from a request to a destination
 nodes, inventory        what lies at a place; every array at a URL
+single_files            names that no output has
 erasing                 what belongs to an array; making room for an output
 zarr, ome, precomputed  the metadata of one format each; npy is read only
 ome_versions            OME-Zarr's versions in one form; coordinate systems

@@ -19,6 +19,7 @@ from chunkinfer.storage.described import Request, unsupported
 from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.opening import DRIVERS, open_source
 from chunkinfer.storage.placement import Placement, short_unit
+from chunkinfer.storage.single_files import refuse_file_name
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import kvstore, opened
 from chunkinfer.storage.urls import Location, locate, safe_name
@@ -47,7 +48,7 @@ FORMATS = {
     "n5": Format(lambda request, name: n5_output.files(request), zarr.write_unit, "n5"),
 }
 
-SUFFIXES = {".precomputed": "precomputed", ".ome.zarr": "ome-zarr"}
+SUFFIXES = {".precomputed": "precomputed", ".ome.zarr": "ome-zarr", ".n5": "n5"}
 """What the end of a URL says of its format."""
 
 ABSENT = b"\x02"
@@ -181,6 +182,7 @@ def rehearsed(
         The format cannot hold the array.
     """
     location = locate(url)
+    refuse_file_name(location, format)
     name = guess_format(url, format)
     request = _request(shape, dtype, dims, chunks, shards, voxel_size, unit, offset, encoding, compression, attributes)
     objects = FORMATS[name].files(request, location.url.rpartition("/")[2].partition(".")[0] or "volume")

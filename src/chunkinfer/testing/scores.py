@@ -32,11 +32,13 @@ def segment(affinities: NDArray[Any], *, seed: float = 0.8, foreground: float = 
     segmentation
         Ids from 1, 0 between the objects; axes as the affinities without the channels.
     """
-    label, watershed = optional("skimage.measure").label, optional("skimage.segmentation").watershed
+    from scipy.ndimage import binary_erosion
+
+    label, watershed = skimage("measure").label, skimage("segmentation").watershed
     joined = mean_affinity(affinities)
     seeds = label(joined > seed, connectivity=1)
     # Only the rim of a seed can flood anything; leaving out its core changes nothing and takes a third of the time.
-    core = optional("scipy.ndimage").binary_erosion(seeds > 0)
+    core = binary_erosion(seeds > 0)
     flooded = watershed(-joined, np.where(core, 0, seeds), mask=(joined > foreground) & ~core)
     result: NDArray[np.int32] = np.where(core, seeds, flooded)
     return result
@@ -82,13 +84,13 @@ def adapted_rand_error(segmentation: NDArray[Any], labels: NDArray[Any]) -> floa
     Voxels that the segmentation left at 0 count as one segment, so leaving out is no way to a better score.
     Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for connectomics", 2015.
     """
-    error, _, _ = optional("skimage.metrics").adapted_rand_error(labels, segmentation, ignore_labels=(0,))
+    error, _, _ = skimage("metrics").adapted_rand_error(labels, segmentation, ignore_labels=(0,))
     return float(error)
 
 
-def optional(module: str) -> Any:
-    """A module of scikit-image, or of scipy that comes with it; `MissingExtra` where it is absent."""
+def skimage(module: str) -> Any:
+    """A module of scikit-image; `MissingExtra` where that is absent."""
     try:
-        return import_module(module)
+        return import_module(f"skimage.{module}")
     except ImportError as error:
-        raise MissingExtra.of("Scores", module.split(".")[0], "demo") from error
+        raise MissingExtra.of("Scores", "scikit-image", "demo") from error

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.errors import MissingExtra
-
 CRUMB = 64
 """Scraps of fewer voxels, cut off between membranes, count as membrane."""
 
@@ -43,16 +41,9 @@ def synthetic_em(shape: tuple[int, int, int] = (96, 384, 384), *, seed: int = 0)
         Extents along (z, y, x), in voxels of (20, 8, 8) nm.
     seed
         The same seed and shape give the same volume.
-
-    Raises
-    ------
-    MissingExtra
-        scipy is absent; it comes with ``chunkinfer[demo]``.
     """
-    try:
-        from scipy import ndimage
-    except ImportError as error:
-        raise MissingExtra.of("Synthetic volumes", "scipy", "demo") from error
+    from scipy import ndimage
+
     from chunkinfer.testing.synthetic_image import paint
     from chunkinfer.testing.synthetic_neurites import MEMBRANE, VOXEL_SIZE, assign, boundaries, grow, positions
 

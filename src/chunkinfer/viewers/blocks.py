@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.errors import MissingExtra
+from chunkinfer.viewers.picture import check_name, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,11 +131,10 @@ class BlockMap:
         MissingExtra
             matplotlib is absent.
         """
-        try:
-            from matplotlib.figure import Figure
-            from matplotlib.patches import Patch
-        except ImportError as error:
-            raise MissingExtra.of("Plots", "matplotlib", "demo") from error
+        require_matplotlib("Plots", "demo")
+        check_name(path)
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
 
         rows, columns = self.done.shape[1:]
         slabs = min(12, self.done.shape[0])

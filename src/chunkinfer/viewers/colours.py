@@ -9,6 +9,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from chunkinfer.errors import VolumeError
+from chunkinfer.viewers.thinning import step
+
+SAMPLE = 1 << 20
+"""Voxels of a plane at most by which contrast is chosen."""
+
+ROWS = 64
+"""Of a picture that are coloured at a time."""
 
 KINDS = ("image", "affinities", "segmentation")
 
@@ -49,12 +56,15 @@ def kind_of(dtype: DTypeLike, channels: int, kind: str | None = None) -> str:
 
 
 def limits(planes: Iterable[NDArray[Any]], kind: str) -> tuple[float, float]:
-    """The values shown darkest and brightest: of images, half a percent lies beyond each; of affinities, 0 and 1."""
+    """The values shown darkest and brightest: of images, half a percent lies beyond each; of affinities, 0 and 1;
+    labels have none."""
     planes = list(planes)
     dtype = planes[0].dtype
+    if kind == "segmentation":
+        return 0.0, 1.0
     if kind == "affinities":
         return 0.0, float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
-    values = np.concatenate([plane.ravel() for plane in planes]).astype(np.float64)
+    values = np.concatenate([plane.ravel()[:: step(plane.size, SAMPLE)] for plane in planes]).astype(np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
         return 0.0, 1.0
@@ -81,6 +91,15 @@ def coloured(plane: NDArray[Any], kind: str, low: float, high: float) -> NDArray
     elif len(values) == 2:
         values = np.stack([*values, values.mean(0)])
     return np.ascontiguousarray(np.moveaxis(values, 0, -1))
+
+
+def pixels(plane: NDArray[Any], kind: str, low: float, high: float) -> NDArray[np.uint8]:
+    """The same as bytes, made a few rows at a time: a picture is small, what it is computed by is not."""
+    found = np.empty((*plane.shape[1:], 3), np.uint8)
+    for start in range(0, plane.shape[1], ROWS):
+        rows = slice(start, start + ROWS)
+        found[rows] = np.rint(255 * coloured(plane[:, rows], kind, low, high))
+    return found
 
 
 def label_colours(ids: NDArray[Any]) -> NDArray[np.float32]:

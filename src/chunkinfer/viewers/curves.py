@@ -9,7 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from chunkinfer.errors import MissingExtra, VolumeError
+from chunkinfer.errors import VolumeError
+from chunkinfer.viewers.picture import check_name, require_matplotlib
 from chunkinfer.viewers.plots import ACCENT, DPI, FAINT, INK
 
 if TYPE_CHECKING:
@@ -82,11 +83,10 @@ def pareto(
     MissingExtra
         matplotlib is absent.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as problem:
-        raise MissingExtra.of("Curves", "matplotlib", "demo") from problem
+    require_matplotlib("Curves", "demo")
+    check_name(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     _check(points, floor)
     figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")

@@ -15,6 +15,7 @@ from chunkinfer.blockwise import origin_of
 from chunkinfer.errors import SourceError
 from chunkinfer.storage import Source, locate, ome, open_source
 from chunkinfer.storage.nodes import Node, look
+from chunkinfer.viewers.thinning import step, thinned
 from chunkinfer.volume import Volume, as_volume, open_volume
 
 
@@ -75,7 +76,7 @@ def channels_of(volume: Volume) -> int:
     return int(volume.array.shape[0]) if volume.channels else 1
 
 
-def plane(volume: Volume, cut: Mapping[str, int | slice]) -> NDArray[Any]:
+def plane(volume: Volume, cut: Mapping[str, int | slice], pixels: int | None = None) -> NDArray[Any]:
     """What is cut out of a volume, at most three channels of it: (channels, ...). Only that is read.
 
     Parameters
@@ -84,9 +85,14 @@ def plane(volume: Volume, cut: Mapping[str, int | slice]) -> NDArray[Any]:
         Where from.
     cut
         Index or slice per spatial axis; axes that are not named are taken whole.
+    pixels
+        Of an axis that is taken whole, so many voxels at most: every few-th of a longer one.
     """
+    array, shape = origin_of(volume.array), volume.array.shape
     key = tuple(slice(0, 3) if d == "c" else cut.get(d, slice(None)) for d in volume.dims)
-    found = np.asarray(origin_of(volume.array)[key])
+    steps = {axis: step(shape[axis], pixels or shape[axis]) for axis, part in enumerate(key) if part == slice(None)}
+    steps = {axis: k for axis, k in steps.items() if k > 1}
+    found = thinned(array, volume.array.chunks, key, steps) if steps else np.asarray(array[key])
     return found if volume.channels else found[np.newaxis]
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.errors import MissingExtra, VolumeError
+from chunkinfer.errors import VolumeError
+from chunkinfer.viewers.picture import check_name, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,10 +84,9 @@ def side_by_side(
     MissingExtra
         matplotlib is absent.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra.of("Plots", "matplotlib", "demo") from error
+    require_matplotlib("Plots", "demo")
+    check_name(path)
+    from matplotlib.figure import Figure
 
     shape = tuple(map(int, image.shape))
     channels = len(output.shape) - len(shape)

@@ -82,6 +82,14 @@ def _shown(path: str) -> bool:
     )
 
 
+def require_neuroglancer() -> None:
+    """Raise `MissingExtra` where there is nothing to view with."""
+    try:
+        import neuroglancer.server  # noqa: F401
+    except ImportError as problem:
+        raise MissingExtra.of("Views", "neuroglancer", "view") from problem
+
+
 def started(host: str, port: int, stores: Stores) -> Any:
     """A server of Neuroglancer's own kind that also serves ``stores``.
 
@@ -92,10 +100,9 @@ def started(host: str, port: int, stores: Stores) -> Any:
     MissingExtra
         neuroglancer is absent.
     """
-    try:
-        from neuroglancer.server import Server
-    except ImportError as problem:
-        raise MissingExtra.of("Views", "neuroglancer", "view") from problem
+    require_neuroglancer()
+    from neuroglancer.server import Server
+
     try:
         # Where it cannot listen, tornado would leave its socket open.
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()

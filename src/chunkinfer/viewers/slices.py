@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.errors import MissingExtra, VolumeError
-from chunkinfer.viewers.colours import coloured, kind_of, limits
+from chunkinfer.errors import VolumeError
+from chunkinfer.viewers.colours import kind_of, limits, pixels
 from chunkinfer.viewers.levels import channels_of, middle, opened, plane, stored
-from chunkinfer.viewers.picture import Picture
+from chunkinfer.viewers.picture import Picture, check_name, require_matplotlib
 from chunkinfer.viewers.plots import ACCENT, DPI, FAINT, GAP, INK, scale_bar
+from chunkinfer.viewers.thinning import step
 from chunkinfer.volume import Frame, Volume
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PIXELS = 2000
-"""Where a multiscale image has more voxels than this along an axis, a coarser level is drawn."""
+"""Where a multiscale image has more voxels than this along an axis, a coarser level is drawn; else every few-th."""
 LONGEST = 9.0
 """Inches that the longer side of a picture has for its slices."""
 LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 0.35, 0.15, 0.65, 0.15, 0.35
@@ -60,8 +61,9 @@ def show(
 ) -> Picture:
     """Draw three orthogonal slices of a volume into one PNG.
 
-    Only the slices are read. Lengths are true to the voxel size, and a bar gives the scale. Chunks that are not stored
-    are drawn as the fill value.
+    Only the slices are read. Of more than 2000 voxels along an axis every few-th is drawn, and the title says which, so
+    a volume of any size takes little memory. Lengths are true to the voxel size, and a bar gives the scale. Chunks that
+    are not stored are drawn as the fill value.
 
     Parameters
     ----------
@@ -93,22 +95,25 @@ def show(
     MissingExtra
         matplotlib is absent.
     """
+    require_matplotlib()
+    check_name(out)
     finest, drawn, name = _chosen(volume, level)
     where = _place(finest.frame, drawn, position)
     kind = kind_of(drawn.array.dtype, channels_of(drawn), kind)
     frame, sizes = drawn.frame, dict(zip(drawn.frame.space, drawn.space_shape, strict=True))
     width, height, panels = layout(sizes, frame.voxel_size)
     figure = _figure(width, height)
-    cuts = [_turned(plane(drawn, {} if p.held is None else {p.held: where[p.held]}), p) for p in panels]
+    cuts = [_turned(plane(drawn, {} if p.held is None else {p.held: where[p.held]}, PIXELS), p) for p in panels]
     low, high = limits(cuts, kind)
     named = _named(finest.frame, frame, where, position)
     figure.text(LEFT / width, 1 - 0.13 / height, name, va="top", size=11, weight="bold", color=INK)
-    for panel, cut in zip(panels, cuts, strict=True):
-        axes = _panel(figure, panel.box, coloured(cut, kind, low, high))
+    for panel in panels:
+        axes = _panel(figure, panel.box, pixels(cuts.pop(0), kind, low, high))  # which isn't needed any more
         held = f" at {panel.held} = {named[panel.held]:g}" if panel.held else ""
         axes.set_title(f"{panel.across}, {panel.down}{held}", loc="left", size=9, color=FAINT, pad=5)
         if panel.held:  # where the other slices cross this one
-            axes.set(xticks=[where[panel.across]], yticks=[where[panel.down]])
+            across, down = (where[d] / step(sizes[d], PIXELS) for d in (panel.across, panel.down))
+            axes.set(xticks=[across], yticks=[down])
             axes.tick_params(color=ACCENT, width=1, length=4, labelleft=False, labelbottom=False, top=True, right=True)
         if panel is panels[0]:
             scale_bar(axes, sizes["x"], frame.voxel_size["x"], frame.unit or "voxels")
@@ -134,6 +139,8 @@ def thumbnails(url: str | os.PathLike[str], out: str | os.PathLike[str] | None =
     MissingExtra
         matplotlib is absent.
     """
+    require_matplotlib()
+    check_name(out)
     volumes = [opened(url, level) for level in range(stored(url).levels)]
     columns, rows = min(len(volumes), COLUMNS), math.ceil(len(volumes) / COLUMNS)
     width = LEFT + columns * THUMBNAIL + (columns - 1) * GAP + RIGHT
@@ -148,7 +155,7 @@ def thumbnails(url: str | os.PathLike[str], out: str | os.PathLike[str] | None =
         across, down = THUMBNAIL * wide / max(tall, wide), THUMBNAIL * tall / max(tall, wide)
         left, top = LEFT + column * (THUMBNAIL + GAP), height - row * (THUMBNAIL + TOP) - TOP
         box = (left / width, (top - down) / height, across / width, down / height)
-        axes = _panel(figure, box, coloured(section, kind, *limits([section], kind)))
+        axes = _panel(figure, box, pixels(section, kind, *limits([section], kind)))
         part = section.shape[1:] != volume.space_shape[-2:]
         head = f"{number}: {_times(volume.space_shape)}" + (", the middle" if part else "")
         axes.set_title(f"{head}\n{_lengths(volume.frame)}", loc="left", size=8, color=INK, pad=4)
@@ -199,7 +206,9 @@ def _chosen(volume: Any, level: int | None) -> tuple[Volume, Volume, str]:
 
 
 def _about(volume: Volume, name: str) -> str:
-    return f"{name}: {_times(volume.space_shape)}, {volume.array.dtype}, {_lengths(volume.frame)}"
+    every = {d: step(n, PIXELS) for d, n in zip(volume.frame.space, volume.space_shape, strict=True)}
+    thin = "".join(f", every {k}th in {d}" for d, k in every.items() if k > 1)
+    return f"{name}: {_times(volume.space_shape)}, {volume.array.dtype}, {_lengths(volume.frame)}{thin}"
 
 
 def _times(numbers: Sequence[int]) -> str:
@@ -246,17 +255,17 @@ def _turned(cut: NDArray[Any], panel: Panel) -> NDArray[Any]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as problem:
-        raise MissingExtra.of("Pictures", "matplotlib", "view") from problem
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), facecolor="white")
 
 
-def _panel(figure: Figure, box: tuple[float, float, float, float], picture: NDArray[np.float32]) -> Axes:
+def _panel(figure: Figure, box: tuple[float, float, float, float], picture: NDArray[np.uint8]) -> Axes:
     axes = figure.add_axes(box)
     smaller = picture.shape[1] > box[2] * figure.get_figwidth() * DPI
-    axes.imshow(picture, aspect="auto", interpolation="antialiased" if smaller else "nearest")
+    opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])  # else matplotlib takes double
+    axes.imshow(opaque, aspect="auto", interpolation="antialiased" if smaller else "nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(linewidth=0.6, color=INK)
     return axes

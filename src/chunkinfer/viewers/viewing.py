@@ -29,7 +29,7 @@ from chunkinfer.viewers.layers import (
 )
 from chunkinfer.viewers.levels import middle, opened, stored
 from chunkinfer.viewers.picture import Picture
-from chunkinfer.viewers.serving import Stores, started, viewer
+from chunkinfer.viewers.serving import Stores, require_neuroglancer, started, viewer
 from chunkinfer.volume import Volume
 
 SAMPLE = 1024
@@ -167,6 +167,7 @@ def view(
     MissingExtra
         neuroglancer is absent.
     """
+    require_neuroglancer()
     asked = list(_named(image, affinities, segmentation, layers))
     _check(asked, layout, reader)
     shown = on_one_grid([_layer(*one) for one in asked])
@@ -212,17 +213,20 @@ def _stem(volume: Any) -> str:
 
 def _check(asked: list[tuple[str, str | None, Any]], layout: str, reader: str) -> None:
     names = [name for name, _, _ in asked]
+    ways = ['view("em.zarr", segmentation="labels.zarr")', 'view(image={"raw": a, "new": b})']
     if not names:
         what, means = "There is nothing to show.", "A view has at least one layer."
     elif len(set(names)) < len(names):
         what, means = f"Layers share a name: {', '.join(names)}.", "Neuroglancer tells layers apart by their names."
     elif reader not in READERS:
         what, means = f"reader={reader!r} is not an option.", f"There are {' and '.join(READERS)}."
+        ways = ['reader="process"', "leave reader= out"]
     elif layout not in LAYOUTS:
         what, means = f"layout={layout!r} is none of Neuroglancer's.", f"There are {', '.join(LAYOUTS)}."
+        ways = ['layout="4panel"', "leave layout= out"]
     else:
         return
-    raise VolumeError(what, means, ['view("em.zarr", segmentation="labels.zarr")', 'view(image={"raw": a, "new": b})'])
+    raise VolumeError(what, means, ways)
 
 
 def _layer(name: str, kind: str | None, what: Any) -> Layer:

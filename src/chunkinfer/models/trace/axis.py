@@ -69,6 +69,7 @@ class AxisSearch:
             crop=split_crop(sizes.total),
             residues=residues,
             smallest=smallest,
+            only=not sizes.residues,
         )
 
     def at(self, size: int, contract: AxisContract) -> AxisContract:
