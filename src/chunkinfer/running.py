@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.blockwise import Interrupts, Lease, Windows, client_for, run_blocks
-from chunkinfer.errors import RunError, RunPaused
+from chunkinfer.errors import NotExact, RunError, RunPaused
 from chunkinfer.events import BLOCK_DONE, BLOCK_FAILED, RUN_ENDED, RUN_STARTED, Events, Subscriber
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.reports import RunReport
@@ -131,6 +131,8 @@ class Run:
                     if outcome.error is not None:
                         failures[outcome.position] = outcome.error
                         events.tell(BLOCK_FAILED, **about, error=_first_line(outcome.error))
+                        if isinstance(outcome.error, NotExact):
+                            break  # the run's own check: what it says of the network, it says of all blocks
                         if not computed and len(failures) >= windows.hopeless:
                             break
                         continue

@@ -192,9 +192,9 @@ def test_networks_that_part_ways_only_at_the_patch_are_two_runs(tmp_path: Path) 
     )
     nets = [written(source, value)().eval() for value in (1.0, 2.0)]
     assert open_model(nets[0]).digest == open_model(nets[1]).digest  # at the sizes that tell a network from another
-    ci.save(ci.infer(VOLUME, nets[0], patch=14), tmp_path / "out.zarr", progress=False)
+    ci.save(ci.infer(VOLUME, nets[0], patch=14, overlap=4), tmp_path / "out.zarr", progress=False)
     with pytest.raises(SettingsDiffer, match="programs"):
-        ci.save(ci.infer(VOLUME, nets[1], patch=14), tmp_path / "out.zarr", progress=False)
+        ci.save(ci.infer(VOLUME, nets[1], patch=14, overlap=4), tmp_path / "out.zarr", progress=False)
     assert not np.array_equal(of(nets[0]), of(nets[1]))
 
 
