@@ -410,7 +410,8 @@ def _n5_values(place: Path) -> Any:
     import tensorstore as ts
 
     meta = json.loads((place / "attributes.json").read_text())
-    major = str(meta.get("n5", "4.0.0")).partition(".")[0]
+    version = meta.get("n5")
+    major = str("4.0.0" if version is None else version).partition(".")[0]
     assert int(major) <= 4, "N5's own library refuses later versions"
     own = {name: meta[name] for name in ("dimensions", "blockSize", "dataType", "compression")}
     spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{place}/"}, "fill_missing_data_reads": True}

@@ -76,6 +76,7 @@ INTRINSIC = [
     (systems({**SCALE, **ENDS}), (4.0, 0), "scale"),
     (systems(SEQUENCE), (4.0, 8), "sequence"),
     (systems({"type": "identity", **ENDS}), (1.0, 0), "identity"),
+    (systems({**SEQUENCE, "transformations": []}), (1.0, 0), "a sequence of nothing"),
     (systems({"type": "translation", "translation": [32, 21, 10], **ENDS}), (1.0, 32), "translation"),
     (systems({**SCALE, "input": {"path": "0"}, "output": {"name": "physical"}}), (4.0, 0), "ends with paths"),
     (systems(SCALE), (4.0, 0), "ends left out"),

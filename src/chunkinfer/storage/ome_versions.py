@@ -101,7 +101,7 @@ def _out_of_systems(image: Mapping[str, Any], url: str) -> dict[str, Any]:
         steps = step.get("transformations") if step.get("type") == "sequence" else [step]
         if not isinstance(steps, list):
             raise _unplaced(url, "is a sequence without a list of transformations")
-        datasets.append({**dataset, "coordinateTransformations": steps})
+        datasets.append({**dataset, "coordinateTransformations": steps or [{"type": "identity"}]})
     kept = {name: value for name, value in image.items() if name != "coordinateTransformations"}
     return {**kept, "axes": systems[intrinsic], "datasets": datasets}
 
