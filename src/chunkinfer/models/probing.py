@@ -23,6 +23,8 @@ from chunkinfer.models.verifying import Seen, check_tiles
 _STARTS = (8, 16, 24, 32, 48, 64, 12, 20, 40, 96, 128)
 """Sizes of all axes tried first, before every one up to `_LAST_START`."""
 _LAST_START = 200
+_QUICK = 100**3
+"""Voxels up to which every size is tried; of larger ones only multiples of 16, which networks of a fixed size take."""
 
 
 def probe(network: Network, size: tuple[int, ...] | None = None) -> ReceptiveField:
@@ -96,7 +98,8 @@ def _tiles(network: Network, axes: list[AxisContract]) -> str:
 
 def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[int, ...], Array]:
     stated = network.shape or (None,) * network.ndim
-    sizes = (n for n in (*_STARTS, *range(1, _LAST_START)))
+    every = (n for n in range(1, _LAST_START) if n % 16 == 0 or n**network.ndim <= _QUICK)
+    sizes = (*_STARTS, *every)
     shapes: Iterable[tuple[int, ...]] = (tuple(s or n for s in stated) for n in sizes)
     if size is not None or None not in stated:
         shapes = [size or tuple(s or 1 for s in stated)]
