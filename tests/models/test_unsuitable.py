@@ -287,3 +287,39 @@ def test_a_network_of_stored_values_gets_no_others(tmp_path: Path) -> None:
         ci.infer(V, path, engine="onnxruntime")
     with pytest.raises(PlanError, match="given stored values as they are"):
         ci.infer(stored, path, engine="onnxruntime", normalize=(0, 255))
+
+
+# --- signatures and results -------------------------------------------------------------------------------------------
+
+
+class Called(nn.Module):
+    """A network that is called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, *, image: Tensor) -> Tensor:
+        result: Tensor = self.net(image)
+        return result
+
+
+class Losses(Called):
+    """Gives losses in train mode, as torchvision's detectors do."""
+
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        return {"loss": self.net(x).mean()} if self.training else self.net(x)
+
+
+def test_signatures_and_modes_are_named() -> None:
+    assert "self.model(image=x)" in refused(Called().eval(), "only by the name image").ways[1]
+    losses = Losses().train()
+    assert refused(losses, "returned no tensor but dict").ways[0] == "model.eval()"
+    runs(losses.eval())
+    refused(Last(lambda y: y[0]), "leaves out the axis of the batch")
+
+
+@pytest.mark.parametrize("change", [lambda x: x * 1j, lambda x: x.astype(object)], ids=["complex", "object"])
+def test_values_that_are_no_real_numbers(change: Callable[[Array], Any]) -> None:
+    with pytest.raises(ModelError, match="gives values of the type"):
+        ci.receptive_field(change, channels=1, ndim=2)

@@ -67,12 +67,12 @@ def resolve_normalize(normalize: object, dtype: DTypeLike, taken: str = "float32
         return normalize
     try:
         offset, scale = (float(v) for v in normalize)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
         raise PlanError(
             f"normalize={normalize!r} is neither a pair of numbers nor a callable.",
             "",
             ["normalize=(offset, scale) gives (value - offset) / scale", "normalize=lambda array: array / 4095.0"],
-        ) from None
+        ) from error
     if not scale or not np.isfinite([offset, scale]).all():
         raise PlanError(
             f"normalize={normalize!r} does not give finite values.",

@@ -46,7 +46,7 @@ class Pick:
         found = named_outputs(value)
         if not found:
             raise ModelError(
-                f"{self.network} returned a {type(value).__name__} without a tensor.",
+                f"{self.network} returned no tensor but {type(value).__name__}.",
                 "It returns something else than its result, or keeps it in an object of its own.",
                 ["return the tensor (from a function, the array) itself", wrapper("self.model(x).logits")],
             )

@@ -99,7 +99,9 @@ class Passes:
             tables, self.reports[name] = run_pass(self.place, name, grid, step, header, store=store, **self.how)
         except RunError as error:
             # What a step found wrong with the volume is no failure of the run.
-            raise error.__cause__ if isinstance(error.__cause__, VolumeError) else error from None
+            if isinstance(found := error.__cause__, VolumeError):
+                raise found from found.__cause__
+            raise
         return tables
 
     def _exchanged(self, cut: Cut, block: Sequence[int] | None) -> tuple[BlockGrid, da.Array]:

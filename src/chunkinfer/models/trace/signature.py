@@ -27,7 +27,9 @@ def unsuitable(module: nn.Module) -> ModelError | None:
             f"The forward method of {name} takes no tensor by its place"
             + (f", only by the name {keyword}." if keyword else ": it takes nothing."),
             "A network is given patches of a volume as its first argument.",
-            [wrapper(f"self.model({keyword or '...'}=x)"), "let forward take it by its place: def forward(self, x)"],
+            ["let forward take it by its place: def forward(self, x)", wrapper(f"self.model({keyword}=x)")]
+            if keyword
+            else ["let forward take it: def forward(self, x)", "give the part of it that takes a tensor"],
         )
     _, *others = [*required_arguments(module)] or [""]
     if not others:
