@@ -319,6 +319,14 @@ def test_signatures_and_modes_are_named() -> None:
     refused(Last(lambda y: y[0]), "leaves out the axis of the batch")
 
 
+def test_functions_that_leave_an_axis_out() -> None:
+    def flat(x: Array) -> Array:
+        return x[:, 0] * 2
+
+    refused(flat, "gives no map of its input")
+    runs(lambda x: flat(x)[:, None], 2 * V[None])
+
+
 @pytest.mark.parametrize("change", [lambda x: x * 1j, lambda x: x.astype(object)], ids=["complex", "object"])
 def test_values_that_are_no_real_numbers(change: Callable[[Array], Any]) -> None:
     with pytest.raises(ModelError, match="gives values of the type"):

@@ -15,7 +15,7 @@ from chunkinfer.errors import ModelError
 from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.models.declaring import confirm
 from chunkinfer.models.field import ReceptiveField
-from chunkinfer.models.network import Array, Network
+from chunkinfer.models.network import Array, Network, OtherAxes
 from chunkinfer.models.outputs import first_line
 from chunkinfer.models.probed_axis import AxisProbe, Refused
 from chunkinfer.models.verifying import Seen, check_tiles
@@ -111,6 +111,15 @@ def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[in
             raise
         except Exception as error:  # whatever it raises on a size that it does not take
             failures.append(error)
+    if isinstance(failures[0], OtherAxes):
+        raise ModelError(
+            f"{network.name} gives no map of its input: {failures[0]}.",
+            "It leaves an axis out, stacks several results along one of their own, or gives one answer for all.",
+            [
+                "of a function, put the axis back: infer(volume, lambda x: function(x)[:, None])",
+                "of a file, export it so that it gives (n, channels, *space); for classes, the channels",
+            ],
+        ) from failures[0]
     raise ModelError(
         f"{network.name} does not run on (1, {network.channels}, *space) with {network.ndim} spatial axes at "
         f"{size or f'any size up to {_LAST_START - 1}'}: {first_line(failures[0])}",
