@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from chunkinfer.models.field import sizes
 from chunkinfer.models.receptive import check_trace, receptive_field
 from chunkinfer.models.verifying import cuts_for, seen_at, shape_for
 from nets import Entry
+
+Array = np.ndarray[Any, Any]
 
 # --- the tracer against the spread of NaN -----------------------------------------------------------------------------
 
@@ -597,3 +600,66 @@ def test_a_module_with_a_contract_of_its_own_is_run_exactly() -> None:
     lazy = ci.infer(image, net, patch=(16, 16), block=(24, 24))
     whole = as_function(net)(image[None])[0]
     np.testing.assert_allclose(lazy.compute(), whole, atol=1e-6)
+
+
+# --- what noise does not show -----------------------------------------------------------------------------------------
+
+
+def per_volume(run: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda x: np.stack([[run(channel) for channel in one] for one in x]).astype("f4")
+
+
+def test_an_opening_reads_as_far_as_it_is_wide() -> None:
+    from scipy import ndimage
+
+    def opening(width: int) -> Callable[[Array], Array]:
+        return per_volume(lambda c: ndimage.binary_opening(c > 0.2, np.ones((width, width))))
+
+    for width in (3, 5):  # noise almost never holds a block so large, and looks as if nothing were read
+        found = receptive_field(opening(width), channels=1, ndim=2)
+        assert found.context == ((width - 1, width - 1),) * 2, found
+        assert "exact, as far as probing shows" in str(found)
+
+
+def test_a_distance_transform_is_refused() -> None:
+    from scipy import ndimage
+
+    found = receptive_field(per_volume(lambda c: ndimage.distance_transform_edt(c > 0.02)), channels=1, ndim=2)
+    assert "at every distance" in found.reasons[0]
+
+
+def test_running_sums_are_no_statistics_of_the_patch() -> None:
+    from scipy import ndimage
+
+    def unsharp(x: Array) -> Array:
+        return x.astype("f8") * 2 - ndimage.uniform_filter(x.astype("f8"), (1, 1, 3, 3))
+
+    assert receptive_field(unsharp, channels=1, ndim=2).context == ((1, 1), (1, 1))
+
+
+def test_what_is_undefined_in_even_regions_is_no_influence() -> None:
+    from scipy import ndimage
+
+    def contrast(c: Array) -> Array:
+        with np.errstate(all="ignore"):
+            c = np.round(c * 8)  # whole numbers, whose sums are exact: even regions give 0 / 0
+            mean = ndimage.correlate(c, np.ones((3, 3))) / 9
+            return (c - mean) / np.abs(c - mean)
+
+    assert receptive_field(per_volume(contrast), channels=1, ndim=2).context == ((1, 1), (1, 1))
+
+
+def test_probes_are_drawn_from_the_volume_too() -> None:
+    from scipy import ndimage
+
+    import chunkinfer as ci
+
+    # The threshold lies far from what any probe of its own would cross.
+    far = per_volume(lambda c: ndimage.binary_erosion(c > 1000.5, np.ones((5, 5))))
+    assert not receptive_field(far, channels=1, ndim=2).exact
+    image = 1000 + np.random.default_rng(0).random((1, 60, 70)).astype("f4")
+    volume = xr.DataArray(image, dims=("c", "y", "x"))
+    made = ci.plan(volume, far, patch=(20, 20))
+    assert made.context == ((2, 2), (2, 2))
+    assert made.verdict.startswith("exact, as far as probing shows: equal to the network")
+    np.testing.assert_array_equal(ci.infer(volume, far, patch=(20, 20)).values, far(image[None])[0])

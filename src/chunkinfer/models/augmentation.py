@@ -406,12 +406,12 @@ def _offsets(given: object) -> tuple[Offset | None, ...] | None:
     example = "offsets=[(-1, 0, 0), (0, -1, 0), (0, 0, -1)]"
     try:
         offsets = tuple(None if o is None else tuple(index(step) for step in o) for o in given)  # type: ignore[attr-defined]
-    except TypeError:
+    except TypeError as error:
         raise PlanError(
             f"offsets={given!r} are no offsets.",
             "They are one tuple of whole numbers for each output channel, or None for a channel without direction.",
             [example, "leave offsets= out, if no channel has a direction"],
-        ) from None
+        ) from error
     directed = [o for o in offsets if o is not None]
     if not all(any(o) for o in directed) or len({len(o) for o in directed}) > 1:
         raise PlanError(

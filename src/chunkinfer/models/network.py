@@ -23,6 +23,10 @@ _CHANGES = ((1.0, 0), (1e3, 1), (1e3, -1), (1e6, 0))
 context; ordinary ones through gates and normalisations that large ones saturate."""
 
 
+class OtherAxes(ValueError):
+    """A network runs, and its output has other axes than its input."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A network that nobody can look into: a function of arrays."""
@@ -44,7 +48,7 @@ class Network:
         """The output for one input, or whatever the network raises on a shape that it does not take."""
         y = np.array(self.run(x))  # a copy: an engine may write its next result into the same memory
         if y.ndim != x.ndim or y.shape[0] != 1 or 0 in y.shape:
-            raise ValueError(f"its output has shape {y.shape} instead of (1, channels, {self.ndim} spatial axes)")
+            raise OtherAxes(f"its output has shape {y.shape} instead of (1, channels, {self.ndim} spatial axes)")
         return y
 
     def noise(self, shape: Sequence[int], seed: int = 0) -> Array:

@@ -134,7 +134,8 @@ def _of_tensors(function: Any, name: str, error: Exception) -> ModelError:
     if isinstance(inner, torch.nn.Module) and not (function.args or function.keywords):
         way = "give the module itself: infer(volume, function.func)"
     elif isinstance(inner, torch.nn.Module):
-        given = ", ".join(["x", *map(repr, function.args), *(f"{k}={v!r}" for k, v in function.keywords.items())])
+        bound = [*map(_short, function.args), *(f"{k}={_short(v)}" for k, v in function.keywords.items())]
+        given = ", ".join(["x", *bound])
         way = wrapper(f"self.model({given})", "function.func")
     else:
         way = "give the module itself, in eval mode, which is traced: infer(volume, module)"
@@ -143,6 +144,12 @@ def _of_tensors(function: Any, name: str, error: Exception) -> ModelError:
         "A function is given numpy arrays, (n, c, *space), and returns such.",
         [way, "infer(volume, lambda x: function(torch.from_numpy(x)).numpy(force=True))"],
     )
+
+
+def _short(value: object) -> str:
+    """A value as Python writes it, where that is short."""
+    text = repr(value)
+    return text if len(text) <= 40 else "..."
 
 
 def on_tensors(run: Callable[[Array], Any]) -> Callable[[torch.Tensor], torch.Tensor]:

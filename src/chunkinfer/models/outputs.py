@@ -13,6 +13,8 @@ from math import prod
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from chunkinfer.errors import AmbiguousOutput, ModelError
 
 Named = Sequence[tuple[str, Any]]
@@ -44,11 +46,18 @@ class Pick:
         found = named_outputs(value)
         if not found:
             raise ModelError(
-                f"{self.network} returned a {type(value).__name__} without a tensor.",
-                "Its forward method returns something else than its result.",
-                ["return the tensor from forward", wrapper("self.model(x).logits")],
+                f"{self.network} returned no tensor but {type(value).__name__}.",
+                "It returns something else than its result, or keeps it in an object of its own.",
+                ["return the tensor (from a function, the array) itself", wrapper("self.model(x).logits")],
             )
-        return found[self.index([name for name, _ in found], [tuple(one.shape) for _, one in found])][1]
+        one = found[self.index([name for name, _ in found], [tuple(one.shape) for _, one in found])][1]
+        if not _is_real(one.dtype):
+            raise ModelError(
+                f"{self.network} gives values of the type {one.dtype}.",
+                "A result is stored as real numbers, and nothing says what these are as such.",
+                ["return one part, or both as channels: torch.view_as_real, np.abs", wrapper("self.model(x).abs()")],
+            )
+        return one
 
     def index(self, names: Sequence[str], shapes: Sequence[tuple[Any, ...]]) -> int:
         """The place of the output that counts, among all of a network.
@@ -65,7 +74,8 @@ class Pick:
             if len(names) == 1:
                 return 0
             heads = names[0].isdigit() and _are_heads(shapes)
-            first = max(range(len(names)), key=lambda i: prod(shapes[i])) if heads else len(names) - 1
+            maps = [i for i, shape in enumerate(shapes) if len(shape) == max(map(len, shapes))]
+            first = max(maps, key=lambda i: prod(shapes[i])) if heads else maps[-1]
             raise AmbiguousOutput(
                 f"{self.network} gives {len(names)} outputs, and nothing says which of them is meant: {listed}.",
                 "They are heads of deep supervision, the same answer at several resolutions; the largest is the result."
@@ -126,6 +136,12 @@ def all_outputs(value: Any) -> list[tuple[str, Any]]:
 def can_be_map(shape: Sequence[Any]) -> bool:
     """Whether a shape has axes beside the batch's: others belong to a loss or a score."""
     return len(shape) > 1
+
+
+def _is_real(dtype: Any) -> bool:
+    """Whether a dtype, of numpy or torch, is of real numbers, whole numbers or truth values."""
+    name = np.dtype(dtype).name if isinstance(dtype, np.dtype) else str(dtype).removeprefix("torch.")
+    return name.startswith(("float", "bfloat", "int", "uint", "bool"))
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from chunkinfer.errors import ModelError
 from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.models.declaring import confirm
 from chunkinfer.models.field import ReceptiveField
-from chunkinfer.models.network import Array, Network
+from chunkinfer.models.network import Array, Network, OtherAxes
 from chunkinfer.models.outputs import first_line
 from chunkinfer.models.probed_axis import AxisProbe, Refused, uncut_at
 from chunkinfer.models.verifying import Seen, check_tiles
@@ -24,6 +24,8 @@ from chunkinfer.models.verifying import Seen, check_tiles
 _STARTS = (8, 16, 24, 32, 48, 64, 12, 20, 40, 96, 128)
 """Sizes of all axes tried first, before every one up to `_LAST_START`."""
 _LAST_START = 200
+_QUICK = 100**3
+"""Voxels up to which every size is tried; of larger ones only multiples of 16, which networks of a fixed size take."""
 
 
 def probe(network: Network, size: tuple[int, ...] | None = None) -> ReceptiveField:
@@ -122,7 +124,8 @@ def _tiles(network: Network, axes: list[AxisContract]) -> str:
 
 def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[int, ...], Array]:
     stated = network.shape or (None,) * network.ndim
-    sizes = (n for n in (*_STARTS, *range(1, _LAST_START)))
+    every = (n for n in range(1, _LAST_START) if n % 16 == 0 or n**network.ndim <= _QUICK)
+    sizes = (*_STARTS, *every)
     shapes: Iterable[tuple[int, ...]] = (tuple(s or n for s in stated) for n in sizes)
     if size is not None or None not in stated:
         shapes = [size or tuple(s or 1 for s in stated)]
@@ -134,6 +137,15 @@ def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[in
             raise
         except Exception as error:  # whatever it raises on a size that it does not take
             failures.append(error)
+    if isinstance(failures[0], OtherAxes):
+        raise ModelError(
+            f"{network.name} gives no map of its input: {failures[0]}.",
+            "It leaves an axis out, stacks several results along one of their own, or gives one answer for all.",
+            [
+                "of a function, put the axis back: infer(volume, lambda x: function(x)[:, None])",
+                "of a file, export it so that it gives (n, channels, *space); for classes, the channels",
+            ],
+        ) from failures[0]
     raise ModelError(
         f"{network.name} does not run on (1, {network.channels}, *space) with {network.ndim} spatial axes at "
         f"{size or f'any size up to {_LAST_START - 1}'}: {first_line(failures[0])}",

@@ -131,10 +131,10 @@ def maskout(volume: Any, labels: Any, *, remove: Sequence[int], fill: float = 0)
         )
     try:
         wanted = {index(v) for v in np.atleast_1d(np.asarray(remove, object)).tolist()}
-    except TypeError:
+    except TypeError as error:
         raise VolumeError(
             f"remove={remove!r} are not labels.", "Labels are integers.", ["remove=[7]", "remove=[1, 2]"]
-        ) from None
+        ) from error
     low, high = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
     held = tuple(sorted(v for v in wanted if low <= v <= high))  # no voxel has the others
     function = partial(_without, remove=held, fill=fill_of(found.array.dtype, fill))

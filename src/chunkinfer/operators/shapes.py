@@ -55,9 +55,9 @@ def crop(volume: Any, box: Sequence[slice] | Mapping[str, slice], *, unit: str =
             ends = [None if p is None else ceil(round(p / size - origin, 6)) for p in ends]
         try:
             start, stop = (edge if p is None else index(p) for p, edge in zip(ends, (0, n), strict=True))
-        except TypeError:
+        except TypeError as error:
             raise VolumeError(f"The box takes {parts[d]} of axis {d}.", "Voxels are counted in whole numbers.",
-                              [f'crop(volume, {{"{d}": slice(0, {n})}})', 'unit="physical"']) from None  # fmt: skip
+                              [f'crop(volume, {{"{d}": slice(0, {n})}})', 'unit="physical"']) from error  # fmt: skip
         if not 0 <= start < stop <= n:
             raise VolumeError(f"The box takes [{start}:{stop}] of axis {d}, which has {n} voxels.",
                               "It reaches outside of the volume, or is empty.",

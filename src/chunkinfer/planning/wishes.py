@@ -149,8 +149,8 @@ def result_dtype(asked: Any, compute: str) -> np.dtype[Any]:
     ways = ['dtype="uint8" quantises [0, 1] to [0, 255]', 'dtype="float16" halves the bytes']
     try:
         dtype: np.dtype[Any] = np.dtype(asked)
-    except TypeError:
-        raise PlanError(f"dtype={asked!r} is no dtype.", "", ways) from None
+    except TypeError as error:
+        raise PlanError(f"dtype={asked!r} is no dtype.", "", ways) from error
     if dtype != np.uint8 and dtype.kind != "f":
         raise PlanError(f"A network's output cannot be stored as {dtype}.", "It holds real numbers.", ways)
     return dtype

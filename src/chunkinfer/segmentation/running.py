@@ -108,10 +108,9 @@ class Passes:
         try:
             tables, self.reports[name] = run_pass(self.place, name, grid, step, header, store=store, **self.how)
         except RunError as error:
-            if isinstance(
-                error.__cause__, VolumeError
-            ):  # what a step found wrong with the volume: no failure of the run
-                raise error.__cause__ from error
+            # What a step found wrong with the volume is no failure of the run.
+            if isinstance(found := error.__cause__, VolumeError):
+                raise found from found.__cause__
             raise
         return tables
 

@@ -154,8 +154,8 @@ def box_of(key: Any, shape: tuple[int, ...]) -> tuple[Bounds, tuple[int | slice,
         else:
             try:
                 index = operator.index(part)
-            except TypeError:
-                raise IndexError(f"{part!r} on axis {axis}: an index is a slice or an integer") from None
+            except TypeError as error:
+                raise IndexError(f"{part!r} on axis {axis}: an index is a slice or an integer") from error
             if not -size <= index < size:
                 raise IndexError(f"index {index} is out of bounds for axis {axis} with size {size}")
             bounds.append((index % size, index % size + 1))

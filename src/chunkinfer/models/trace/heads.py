@@ -7,19 +7,23 @@ from contextlib import suppress
 
 from torch import nn
 
-from chunkinfer.errors import AmbiguousOutput, ChunkinferError
+from chunkinfer.errors import AmbiguousOutput, ChunkinferError, ModelError
 from chunkinfer.models.trace.subject import Subject
 
 _SWITCH = "deep_supervision"
 """Attribute by which MONAI's and nnU-Net's networks and their decoders turn it on and off."""
 
 
-def explained(error: AmbiguousOutput, subject: Subject, shape: Sequence[int]) -> AmbiguousOutput:
-    """The error of a network with several outputs, with what takes them away, if something was seen to."""
+def explained(error: ModelError, subject: Subject, shape: Sequence[int]) -> ModelError:
+    """The error of a network that gives several outputs or none, with what makes it give one, if something was seen to.
+
+    In train mode it may give the heads of deep supervision, or a dict of losses.
+    """
     line = _remedy(subject, shape)
     if line is None:
         return error
-    return AmbiguousOutput(error.what, f"Without deep supervision it gives one: {line}", [line, *error.ways])
+    how = "In eval mode" if line == _EVAL else "Without deep supervision"
+    return type(error)(error.what, f"{how} it gives one output: {line}", [line, *error.ways])
 
 
 def stacked(name: str, found: Sequence[int], subject: Subject, shape: Sequence[int]) -> AmbiguousOutput:

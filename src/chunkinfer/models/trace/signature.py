@@ -22,6 +22,15 @@ def unsuitable(module: nn.Module) -> ModelError | None:
             "It is a container, such as a ModuleList, or a part of a network that another part runs.",
             ["run its layers in turn: infer(volume, torch.nn.Sequential(*model).eval())", wrapper("self.model.net(x)")],
         )
+    if (keyword := only_by_keyword(module)) is not None:
+        return ModelError(
+            f"The forward method of {name} takes no tensor by its place"
+            + (f", only by the name {keyword}." if keyword else ": it takes nothing."),
+            "A network is given patches of a volume as its first argument.",
+            ["let forward take it by its place: def forward(self, x)", wrapper(f"self.model({keyword}=x)")]
+            if keyword
+            else ["let forward take it: def forward(self, x)", "give the part of it that takes a tensor"],
+        )
     _, *others = [*required_arguments(module)] or [""]
     if not others:
         return None
@@ -35,6 +44,19 @@ def unsuitable(module: nn.Module) -> ModelError | None:
             "give the arguments a default in forward, if they have one value",
         ],
     )
+
+
+def only_by_keyword(module: nn.Module) -> str | None:
+    """The first argument that forward takes by name alone where it takes none by place, "" for no argument at all."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return None
+    try:
+        found = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):  # of a function that is not Python's
+        return None
+    if any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in found):
+        return None
+    return next((p.name for p in found if p.kind is p.KEYWORD_ONLY), "")
 
 
 def required_arguments(module: nn.Module) -> list[str]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from chunkinfer.errors import AmbiguousOutput, ModelError
+from chunkinfer.errors import ModelError
 from chunkinfer.geometry.contract import AxisContract
-from chunkinfer.models.outputs import ONLY, Pick
+from chunkinfer.models.outputs import ONLY, Pick, wrapper
 from chunkinfer.models.trace.axis import AxisSearch
 from chunkinfer.models.trace.dependence import Reason
 from chunkinfer.models.trace.follow import Followed
@@ -102,7 +102,7 @@ def trace(
         if start is not None:
             return _traced(subject, start)
         failure = failure or error
-    raise _unrunnable(module, channels, ndim, dtype, size, failure) from failure
+    raise _unrunnable(module, channels, ndim, dtype, size, failure, pick) from failure
 
 
 def at_lengths(module: nn.Module, found: Trace, shape: Sequence[int], dtype: torch.dtype) -> Trace:
@@ -145,8 +145,8 @@ def _first_run(subject: Subject, ndim: int, size: Sequence[int] | None) -> tuple
     for shape in _starts(subject, ndim, size):
         try:
             found = subject.ran(shape)
-        except AmbiguousOutput as several:
-            raise explained(several, subject, shape) from several
+        except ModelError as problem:
+            raise explained(problem, subject, shape) from problem
         if isinstance(found, Exception):
             # What it says of its output tells more than why it did not run at another size.
             if error is None or (isinstance(found, NoMap) and not isinstance(error, NoMap)):
@@ -174,12 +174,13 @@ def _unrunnable(
     dtype: torch.dtype,
     size: Sequence[int] | None,
     failure: Exception | None,
+    pick: Pick,
 ) -> ModelError:
     if (problem := unsuitable(module)) is not None:
         raise problem from failure
     expected = next((n for n in _expected_channels(module) if n != channels), None)
     if expected is not None:
-        for subject in subjects(module, expected, dtype):
+        for subject in subjects(module, expected, dtype, pick):
             if _first_run(subject, ndim, size)[0] is not None:
                 return ModelError(
                     f"The first convolution of {name_of(module)} expects {expected} channels, "
@@ -200,7 +201,7 @@ def _unrunnable(
             ],
         )
     if isinstance(failure, NoMap):
-        return _no_map(module, channels, ndim, dtype, size, failure)
+        return _no_map(module, channels, ndim, dtype, size, failure, pick)
     cause = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
     at = f"{tuple(size)}" if size is not None else "any size from 1 to 599"
     return ModelError(
@@ -209,6 +210,7 @@ def _unrunnable(
         [
             "compare the axes: (c, z, y, x) or (z, y, x) for a 3D network, (c, y, x) or (y, x) for a 2D one",
             "export it with dynamic spatial axes: torch.export.export(..., dynamic_shapes=...)",
+            *([wrapper('self.model({"image": x})')] if isinstance(failure, (IndexError, KeyError)) else []),
         ],
     )
 
@@ -220,12 +222,19 @@ def _no_map(
     dtype: torch.dtype,
     size: Sequence[int] | None,
     failure: NoMap,
+    pick: Pick,
 ) -> ModelError:
     """The error of a network that runs and gives no map, with the layer that loses the axes where one is known."""
-    subject = next(subjects(module, channels, dtype))
+    subject = next(subjects(module, channels, dtype, pick))
     shape = next((s for s in _starts(subject, ndim, size) if isinstance(subject.ran(s), NoMap)), None)
     if shape is not None and _is_stack(failure.found, shape):
         return stacked(name_of(module), failure.found, subject, shape)
+    if len(failure.found) == 1 + ndim and failure.found[0] > 1:
+        return ModelError(
+            f"{name_of(module)} leaves out the axis of the batch: {failure}.",
+            "Its forward method takes the first of its results, or gives a list of them.",
+            ["leave [0] out at the end of forward", wrapper("self.model(x)[None]")],
+        )
     if len(failure.found) == 1 + ndim:
         return ModelError(
             f"{name_of(module)} leaves out the axis of channels: {failure}.",
