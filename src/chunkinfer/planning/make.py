@@ -498,14 +498,16 @@ def _check_output(contracts: Sequence[AxisContract], shape: Sequence[int], names
 def _check_block(
     lattice: PatchLattice, patch: Sequence[int | None], block: Sequence[int | None], names: Sequence[str]
 ) -> None:
-    """Where the caller gives both, exact blocks are whole zones, so that no patch runs twice."""
+    """Where the caller gives both, exact blocks are whole zones, so that no patch runs twice; where only the block, it
+    is a multiple of what zones are."""
     if not lattice.exact:
         return
     for name, axis, p, b in zip(names, lattice.axes, patch, block, strict=True):
-        if p and b and b < axis.output and b % axis.zone:
-            near = dict.fromkeys(n for n in (b // axis.zone * axis.zone, -(-b // axis.zone) * axis.zone) if n)
+        zone = axis.zone if p else int(axis.contract.period / axis.stride)
+        if b and b < axis.output and b % zone:
+            near = dict.fromkeys(n for n in (b // zone * zone, -(-b // zone) * zone) if n)
             raise PlanError(
-                f"A block of {b} voxels on axis {name} is not a multiple of the patch's clean zone, {axis.zone}.",
+                f"A block of {b} voxels on axis {name} is not a multiple of the patch's clean zone, {zone}.",
                 "Patches at such cuts would run twice: 2 to 8 times the work.",
                 [
                     f"take a block of {' or '.join(map(str, near))} on this axis",
