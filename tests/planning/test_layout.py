@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from math import prod
@@ -58,7 +59,7 @@ def networks(draw: st.DrawFn) -> Network:
         crop, period = ((context, context), 1) if valid else ((0, 0), period)
         low, high = (0, 2 * context) if valid else (context, context)
         contracts.append(AxisContract(period, Fraction(1), low, high, crop, (0,), period))
-        sizes.append(draw(st.integers(400, 3000 if ndim == 3 else 20000)))
+        sizes.append(draw(st.integers(*((400, 3000) if ndim == 3 else (2000, 20000)))))
     return Network(
         tuple(contracts),
         tuple(sizes),
@@ -83,8 +84,8 @@ def check(chunks: tuple[int, ...], block: tuple[int, ...], output: tuple[int, ..
     assert y == x or min(chunks[-2:]) in output[-2:]
 
 
-@settings(max_examples=40, deadline=None)
-@given(networks(), st.integers(24, 32))
+@settings(max_examples=12, deadline=None)
+@given(networks(), st.integers(27, 32))
 def test_whole_chunks_cost_little_more_than_the_freest_choice(network: Network, memory: int) -> None:
     budget, nothing = Budget(activations=1 << memory), (None,) * len(network.names)
 
@@ -107,11 +108,11 @@ def test_whole_chunks_cost_little_more_than_the_freest_choice(network: Network, 
     assert found.computed == computed
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(st.tuples(st.integers(600, 3000), st.integers(48, 300), st.integers(1, 4)), min_size=3, max_size=3))
-def test_blended_blocks_are_whole_chunks_at_little_cost(axes: list[tuple[int, int, int]]) -> None:
+def test_blended_blocks_are_whole_chunks_at_little_cost(cuts: list[tuple[int, int, int]]) -> None:
     anywhere = AxisContract(1, Fraction(1), 0, 0, (0, 0), (0,), 1)
-    lattice = PatchLattice(tuple(blended_axis(anywhere, n, patch, patch * part // 8) for n, patch, part in axes))
+    lattice = PatchLattice(tuple(blended_axis(anywhere, n, patch, patch * part // 8) for n, patch, part in cuts))
     nothing, budget = (None,) * 3, Budget()
 
     def search(chunks: tuple[int, ...]) -> Found:
@@ -120,7 +121,10 @@ def test_blended_blocks_are_whole_chunks_at_little_cost(axes: list[tuple[int, in
         return Found([lattice], chunks, max(0.0, prod(block) * 4 / budget.block - 1), cost, int(cost))
 
     free = search((1, 1, 1))
-    found = aligned(rooms(lattice.output, ("z", "y", "x")), search, free)
+    axes = [
+        replace(room, zone=a.zone) for room, a in zip(rooms(lattice.output, tuple("zyx")), lattice.axes, strict=True)
+    ]
+    found = aligned(axes, search, free)
     block = choose_block(lattice, 4, nothing, budget, 2, found.chunks)
     check(found.chunks, block, lattice.output)
     assert found.cost <= 1.15 * free.cost
@@ -142,8 +146,6 @@ def test_a_plan_of_a_plane() -> None:
 
 
 def test_the_plan_says_what_whole_chunks_cost() -> None:
-    from dataclasses import replace
-
     plan = ci.plan(lazy(300, 300, 300), CUBIC)
     assert "whole chunks cost 25% of the work" in str(replace(plan, freest=0.8))
     assert "whole chunks cost" not in str(replace(plan, freest=1.0))

@@ -49,7 +49,7 @@ class Room:
     block: int | None
     """Of the caller: a whole number of chunks, where it is not the axis."""
     zone: int | None
-    """Of a patch of the caller."""
+    """Clean zone or stride, where these do not follow from the chunk."""
 
     @property
     def cut(self) -> bool:
@@ -98,12 +98,13 @@ def _sizes(axes: Sequence[Room]) -> list[int]:
         return [wanted]
     zones = [a.zone * k for a in axes if a.zone and a.zone < a.output for k in (1, 2, 3, 4)]
     sizes = {wanted, *range(low, high + 1, 8)}
-    sizes |= {n for zone in zones for n in range(low, high + 1, 2) if zone % n == 0}
+    agree = {n for zone in zones for n in range(low, high + 1, 2) if zone % n == 0}
+    sizes |= agree
     cut = [a.block for a in axes if a.cut and a.block]
     if cut:
         block = gcd(*cut)
         sizes = {n for n in range(low, high + 1) if n % 2 == 0 and block % n == 0} or {nearest_divisor(block, wanted)}
-    return sorted(sizes, key=lambda n: (n != wanted, -(n & -n), abs(log(n / wanted))))
+    return sorted(sizes, key=lambda n: (n != wanted, n not in agree, -(n & -n), abs(log(n / wanted))))
 
 
 def nearest_divisor(block: int, wanted: int) -> int:

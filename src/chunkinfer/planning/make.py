@@ -13,7 +13,7 @@ import numpy as np
 from chunkinfer.engines import Setup
 from chunkinfer.engines.opening import AUTO, ENGINES, open_network, require
 from chunkinfer.errors import NotExact, PlanError
-from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis, exact_axis
+from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis
 from chunkinfer.kernel import (
     WINDOWS,
     Affine,
@@ -237,7 +237,7 @@ class Planning:
         anything = (1,) * len(self.axes)
         search = self._exact(patch, block, budget) if self.overlap is None else self._blended(patch, block, budget)
         free, unit = search(anything), self.wishes.shards or self.wishes.chunks
-        found = search(tuple(unit)) if unit else aligned(self._rooms(patch, block), search, free)
+        found = search(tuple(unit)) if unit else aligned(self._rooms(free.lattices[0], patch, block), search, free)
         return replace(found, freest=min(1.0, free.computed / found.computed))
 
     def _exact(
@@ -264,7 +264,7 @@ class Planning:
 
         return search
 
-    def _rooms(self, patch: Sequence[int | None], block: Sequence[int | None]) -> list[Room]:
+    def _rooms(self, free: PatchLattice, patch: Sequence[int | None], block: Sequence[int | None]) -> list[Room]:
         """What the chunks of the output should be along each axis."""
         contracts, output = (
             self.trace.axes,
@@ -273,8 +273,7 @@ class Planning:
         size = {d: v * float(c.stride) for d, v, c in zip(self.axes, self.stored.voxel_size, contracts, strict=True)}
         wanted, rooms = default_chunks(output, self.axes, size), []
         for d, name in enumerate(self.axes):
-            p = None if self.overlap else patch[d]
-            zone = p and exact_axis(contracts[d], self.shape[d], p, name, self.halves[d]).zone
+            zone = free.axes[d].zone if patch[d] or self.overlap else None
             rooms.append(Room(name, output[d], wanted[d], block[d], zone))
         return rooms
 
