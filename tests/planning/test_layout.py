@@ -109,8 +109,14 @@ def test_whole_chunks_cost_little_more_than_the_freest_choice(network: Network, 
 
 
 @settings(max_examples=4, deadline=None)
-@given(st.lists(st.tuples(st.integers(600, 3000), st.integers(48, 300), st.integers(1, 4)), min_size=3, max_size=3))
-def test_blended_blocks_are_whole_chunks_at_little_cost(cuts: list[tuple[int, int, int]]) -> None:
+@given(
+    st.tuples(*[st.integers(600, 3000)] * 3), st.tuples(*[st.integers(3, 18)] * 2), st.tuples(*[st.integers(1, 4)] * 2)
+)
+def test_blended_blocks_are_whole_chunks_at_little_cost(
+    sizes: tuple[int, ...], patches: tuple[int, int], parts: tuple[int, int]
+) -> None:
+    """Patches as people give them: multiples of 16, alike along y and x."""
+    cuts = [(n, 16 * patches[d > 0], parts[d > 0]) for d, n in enumerate(sizes)]
     anywhere = AxisContract(1, Fraction(1), 0, 0, (0, 0), (0,), 1)
     lattice = PatchLattice(tuple(blended_axis(anywhere, n, patch, patch * part // 8) for n, patch, part in cuts))
     nothing, budget = (None,) * 3, Budget()
