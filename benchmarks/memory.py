@@ -40,7 +40,7 @@ CASES: list[dict[str, Any]] = [
     {"net": "flat", "shape": [1400] * 2, "settings": {"memory": "1.5 GiB"}},
     {"net": "plane", "shape": [6144] * 2, "settings": {"patch": 1026, "block": 2048}},
     {"net": "plane", "shape": [6144] * 2, "settings": {"patch": 1026, "block": 2048, "dtype": "uint8"}},
-    {"net": "plane", "shape": [2048] * 2, "settings": {"patch": 514, "block": 1024}, "chunks": [3, 4, 4]},
+    {"net": "plane", "shape": [2048] * 2, "settings": {"patch": 514, "block": 512}, "chunks": [3, 2, 2]},
     {"net": "conv", "shape": [256] * 3, "settings": {"patch": 130, "block": 128}, "chunks": [1, 8, 8, 8]},
     *(
         {"net": net, "shape": shape, "settings": {"patch": patch, "engine": engine, "precision": precision}}
@@ -115,17 +115,18 @@ def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     import chunkinfer as ci
 
     shape = case["shape"]
+    chunk = 64 if len(shape) == 3 else 512
     source = zarr.create_array(
         folder / "in.zarr",
         shape=shape,
         dtype="uint8",
-        chunks=(64,) * len(shape),
+        chunks=(chunk,) * len(shape),
         dimension_names=list("zyx"[-len(shape) :]),
     )
     rng = np.random.default_rng(0)
-    for z in range(0, shape[0], 64):
-        part = source[z : z + 64].shape
-        source[z : z + 64] = rng.integers(0, 255, part, dtype=np.uint8)
+    for z in range(0, shape[0], chunk):
+        part = source[z : z + chunk].shape
+        source[z : z + chunk] = rng.integers(0, 255, part, dtype=np.uint8)
     volume, model = ci.open_volume(folder / "in.zarr"), network(case["net"])
     settings = {"precision_tolerance": 1.0, **case["settings"]}  # what random weights decide is chance
     chunks = case.get("chunks")

@@ -107,7 +107,8 @@ def save(
         "ome-zarr" (version 0.5, also by an ``.ome.zarr`` suffix), "ome-zarr-0.4" or "n5" (also by an ``.n5`` suffix).
         The name of a single file, such as ``x.tif``, is refused unless a format is stated.
     chunks
-        Voxels of a stored chunk, in the order of the array's axes; by default about 64 per spatial axis.
+        Voxels of a stored chunk, in the order of the array's axes; by default about 64 x 64 x 64, 512 x 512 in
+        a plane. A network's blocks are cut to fit, unless ``block`` was given.
     shards
         Voxels of a shard: chunks stored as one object, by one task. By default zarr3 takes the block, the others have
         none; False for none.

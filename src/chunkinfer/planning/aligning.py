@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from math import gcd, log
 
 from chunkinfer.geometry import PatchLattice
@@ -14,6 +14,10 @@ LEAST, MOST = 32, 128
 
 WORTH = 1.12
 """More than this share of the least cost, and other chunks are tried."""
+
+
+TRIED = 40
+"""Chunks that are tried at most."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Room:
     block: int | None
     """Of the caller: a whole number of chunks, where it is not the axis."""
     zone: int | None
-    """Of a patch of the caller."""
+    """Clean zone or stride, where these do not follow from the chunk."""
 
     @property
     def cut(self) -> bool:
@@ -66,7 +70,7 @@ def aligned(axes: Sequence[Room], search: Callable[[tuple[int, ...]], Found], fr
         The best choice of any blocks.
     """
     best: Found | None = None
-    for chunks in candidates(axes):
+    for chunks in islice(candidates(axes), TRIED):
         found = search(chunks)
         if found.over <= free.over * WORTH and found.cost <= free.cost * WORTH:
             return found
@@ -89,17 +93,18 @@ def candidates(axes: Sequence[Room]) -> Iterator[tuple[int, ...]]:
 def _sizes(axes: Sequence[Room]) -> list[int]:
     """Voxels of a chunk along axes that are alike, the best first."""
     wanted = max(a.wanted for a in axes)
-    if all(a.output <= wanted for a in axes):
+    low, high = max(LEAST, wanted // 16 * 8), 2 * wanted if wanted > MOST else MOST
+    if all(a.output <= low for a in axes):
         return [wanted]
-    low, high = max(LEAST, wanted // 2), max(MOST, 2 * wanted if wanted > MOST else MOST)
     zones = [a.zone * k for a in axes if a.zone and a.zone < a.output for k in (1, 2, 3, 4)]
-    sizes = {wanted, *range(low, high + 1, max(8, wanted // 8))}
-    sizes |= {n for zone in zones for n in range(low, high + 1, 2) if zone % n == 0}
+    sizes = {wanted, *range(low, high + 1, 8)}
+    agree = {n for zone in zones for n in range(low, high + 1, 2) if zone % n == 0}
+    sizes |= agree
     cut = [a.block for a in axes if a.cut and a.block]
     if cut:
         block = gcd(*cut)
         sizes = {n for n in range(low, high + 1) if n % 2 == 0 and block % n == 0} or {nearest_divisor(block, wanted)}
-    return sorted(sizes, key=lambda n: (n != wanted, -(n & -n), abs(log(n / wanted))))
+    return sorted(sizes, key=lambda n: (n != wanted, n not in agree, -(n & -n), abs(log(n / wanted))))
 
 
 def nearest_divisor(block: int, wanted: int) -> int:

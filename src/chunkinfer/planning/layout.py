@@ -71,8 +71,8 @@ def choose_layout(
             "A shard is a whole number of chunks; in precomputed volumes a power of two of them along each axis.",
             [f"shards={unit}", "leave shards= out"],
         )
-    what = "shard" if shards else "chunk"
-    for d, b, u, n in zip(dims, block, unit, shape, strict=True):
+    what, owned = ("shard", unit) if asked.get("shards") else ("chunk", chunks)
+    for d, b, u, n in zip(dims, block, owned, shape, strict=True):
         if b < n and b % u:
             raise PlanError(
                 f"A block of {b} voxels on axis {d} is not a whole number of {what}s of {u} voxels.",

@@ -13,7 +13,7 @@ import numpy as np
 from chunkinfer.engines import Setup
 from chunkinfer.engines.opening import AUTO, ENGINES, open_network, require
 from chunkinfer.errors import NotExact, PlanError
-from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis, exact_axis
+from chunkinfer.geometry import AxisContract, BlockGrid, Box, PatchLattice, blended_axis
 from chunkinfer.kernel import (
     WINDOWS,
     Affine,
@@ -248,7 +248,7 @@ class Planning:
         anything = (1,) * len(self.axes)
         search = self._exact(patch, block, budget) if self.overlap is None else self._blended(patch, block, budget)
         free, unit = search(anything), self.wishes.shards or self.wishes.chunks
-        found = search(tuple(unit)) if unit else aligned(self._rooms(patch, block), search, free)
+        found = search(tuple(unit)) if unit else aligned(self._rooms(free.lattices[0], patch, block), search, free)
         return replace(found, freest=min(1.0, free.computed / found.computed))
 
     def _exact(
@@ -275,7 +275,7 @@ class Planning:
 
         return search
 
-    def _rooms(self, patch: Sequence[int | None], block: Sequence[int | None]) -> list[Room]:
+    def _rooms(self, free: PatchLattice, patch: Sequence[int | None], block: Sequence[int | None]) -> list[Room]:
         """What the chunks of the output should be along each axis."""
         contracts, output = (
             self.trace.axes,
@@ -284,8 +284,7 @@ class Planning:
         size = {d: v * float(c.stride) for d, v, c in zip(self.axes, self.stored.voxel_size, contracts, strict=True)}
         wanted, rooms = default_chunks(output, self.axes, size), []
         for d, name in enumerate(self.axes):
-            p = None if self.overlap else patch[d]
-            zone = p and exact_axis(contracts[d], self.shape[d], p, name, self.halves[d]).zone
+            zone = free.axes[d].zone if patch[d] or self.overlap else None
             rooms.append(Room(name, output[d], wanted[d], block[d], zone))
         return rooms
 
@@ -521,14 +520,16 @@ def _check_output(contracts: Sequence[AxisContract], shape: Sequence[int], names
 def _check_block(
     lattice: PatchLattice, patch: Sequence[int | None], block: Sequence[int | None], names: Sequence[str]
 ) -> None:
-    """Where the caller gives both, exact blocks are whole zones, so that no patch runs twice."""
+    """Where the caller gives both, exact blocks are whole zones, so that no patch runs twice; where only the block, it
+    is a multiple of what zones are."""
     if not lattice.exact:
         return
     for name, axis, p, b in zip(names, lattice.axes, patch, block, strict=True):
-        if p and b and b < axis.output and b % axis.zone:
-            near = dict.fromkeys(n for n in (b // axis.zone * axis.zone, -(-b // axis.zone) * axis.zone) if n)
+        zone = axis.zone if p else int(axis.contract.period / axis.stride)
+        if b and b < axis.output and b % zone:
+            near = dict.fromkeys(n for n in (b // zone * zone, -(-b // zone) * zone) if n)
             raise PlanError(
-                f"A block of {b} voxels on axis {name} is not a multiple of the patch's clean zone, {axis.zone}.",
+                f"A block of {b} voxels on axis {name} is not a multiple of the patch's clean zone, {zone}.",
                 "Patches at such cuts would run twice: 2 to 8 times the work.",
                 [
                     *(f"block={{{name!r}: {n}}}" for n in near),
