@@ -21,8 +21,7 @@ from statistics import median
 import torch
 from torch import nn
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import differing
 from chunkinfer.models import open_model
@@ -34,7 +33,7 @@ SEEDS = (1, 4242)
 
 def in_a_process(seed: int, count: int) -> dict[str, list[str]]:
     """The digests of all kinds, as another process sees them."""
-    environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-W", "ignore", differing.__file__, str(count)]
     found: dict[str, list[str]] = json.loads(
         subprocess.run(command, env=environment, check=True, capture_output=True).stdout
