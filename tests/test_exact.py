@@ -17,6 +17,7 @@ from chunkinfer.errors import NotExact, PlanError
 from chunkinfer.models import open_model
 from chunkinfer.models.trace import Trace
 from nets import EXACT, REFUSED
+from probes import without_voxels
 from whole import whole
 
 FAST = [Phase.explicit, Phase.generate]
@@ -35,11 +36,11 @@ def net_of(name: str, dtype: torch.dtype) -> tuple[nn.Module, Trace]:
 
 @contextmanager
 def counted(net: nn.Module) -> Iterator[list[int]]:
-    """Forward passes on real voxels; tracing runs on meta tensors."""
+    """Forward passes on real voxels, not those of the tracer."""
     calls: list[int] = []
 
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        if args[0].device.type == "cpu":
+        if not without_voxels(args[0]):
             calls.append(args[0].shape[0])
 
     handle = net.register_forward_pre_hook(hook)

@@ -35,7 +35,6 @@ from chunkinfer.geometry import Box
 from chunkinfer.kernel import Job, Normalize, device_memory, resolve_device, resolve_normalize, scaled
 from chunkinfer.masking import resolve_mask
 from chunkinfer.models import Model, open_model
-from chunkinfer.models.code import code_of
 from chunkinfer.planning import (
     PerAxis,
     Place,
@@ -445,6 +444,8 @@ def _doubt(model: Model, wishes: Wishes) -> str | None:
     """Why another network or function may pass for this one in a ledger; None where that cannot be."""
     if model.version is not None or model.doubt is not None:
         return model.doubt
+    from chunkinfer.models.code import code_of  # imports torch
+
     for name in ("activation", "normalize"):
         function = getattr(wishes, name)
         if callable(function) and (unknown := code_of(function).unknown):

@@ -265,6 +265,19 @@ def test_what_cannot_be_told_is_resumed_under_a_version_only(tmp_path: Path) -> 
         ci.infer(VOLUME, function, patch=14, version=3)  # type: ignore[call-overload]
 
 
+def test_a_version_is_kept_with_the_output(tmp_path: Path) -> None:
+    source, output = str(tmp_path / "em.zarr"), tmp_path / "out.zarr"
+    ci.save(VOLUME, source, progress=False)
+    function = Locked(2.0)
+    ci.save(ci.infer(ci.open_volume(source), function, patch=14, version="v1"), output, progress=False)
+    (ledger,) = (output / ".chunkinfer").glob("done-*")
+    ledger.unlink()
+    report = ci.save(ci.infer(ci.open_volume(source), function, patch=14, version="v1"), output, progress=False)
+    assert report.computed > 0
+    assert not ci.audit(output, ci.open_volume(source), function).findings
+    assert [f.kind for f in ci.audit(output, ci.open_volume(source), Locked(3.0)).findings][:1] == ["model"]
+
+
 def test_operators_of_ones_own_cannot_be_told() -> None:
     library = torch.library.Library("ownops", "DEF")
     library.define("twice(Tensor x) -> Tensor")

@@ -24,6 +24,7 @@ import chunkinfer as ci
 from chunkinfer.errors import PlanError, SettingsDiffer, VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.segmentation.edges import Edges
+from probes import without_voxels
 
 SHARED = Path(__file__).parents[3] / "shared"
 QUIET: dict[str, Any] = {"progress": False}
@@ -182,7 +183,7 @@ class Channels(torch.nn.Module):
         torch.nn.init.constant_(self.conv.weight, 1 / 27)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not x.is_meta:
+        if not without_voxels(x):
             with open(self.log, "a") as log:
                 log.write("x")
         return self.conv(x)
