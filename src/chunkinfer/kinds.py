@@ -16,7 +16,7 @@ from chunkinfer.blockwise import networks_of, origin_of
 from chunkinfer.blockwise.derived import voxels
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
-from chunkinfer.volume import Volume
+from chunkinfer.volume import Volume, as_volume
 
 COLOURS = {"red", "green", "blue", "alpha", "grey"}
 """Names of channels that readers of pictures give."""
@@ -91,6 +91,24 @@ def as_labels(volume: Volume) -> str:
     """What makes labels (z, y, x) of a volume: a line to paste, in which it is called labels."""
     first = "[0]" if volume.channels else ""
     return f"labels{first}" + ("" if volume.array.dtype.kind in "bu" else ".astype('uint64')")
+
+
+def in_three_axes(volume: Any, name: str) -> Volume:
+    """A volume along z, y and x in one form.
+
+    Raises
+    ------
+    VolumeError
+        It has two axes.
+    """
+    if getattr(volume, "ndim", 3) == 2:
+        section = f'{name}.expand_dims("z")' if hasattr(volume, "dims") else f"{name}[None]"
+        raise VolumeError(
+            f"{name} of the shape {tuple(volume.shape)} has two axes.",
+            "Objects are found along z, y and x; one section is a volume of one.",
+            [section, 'open_volume("stack/*.png") of all sections'],
+        )
+    return as_volume(volume, 3)
 
 
 def _look(volume: Volume) -> NDArray[Any]:

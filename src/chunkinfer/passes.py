@@ -20,7 +20,7 @@ from chunkinfer.blockwise.placement import active_client
 from chunkinfer.blockwise.reading import arrays_read
 from chunkinfer.blockwise.stages import drain, stage
 from chunkinfer.blockwise.storing import Writes, Written
-from chunkinfer.errors import DestinationError, PlanError, SettingsDiffer, SourceError
+from chunkinfer.errors import DestinationError, PlanError, RunError, SettingsDiffer, SourceError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kernel import cores
@@ -208,6 +208,8 @@ def run_pass(
     ------
     SettingsDiffer
         The pass was begun with another header.
+    VolumeError
+        A step found that the volume is not of the kind that it takes.
     RunError, RunPaused
         As for `save`.
     """
@@ -233,4 +235,9 @@ def run_pass(
         made, slots = Payload(f"step-{token}", step), cores() + 1
         tasks = lambda suffix: copy_blocks(made, kept, f"{name}-{token}{suffix}")  # noqa: E731
     run = Run(url, ledger, asked, kept.open().grid, tasks, slots, whole=isinstance(step, da.Array))
-    return tables, run(client, progress, events, lease)
+    try:
+        return tables, run(client, progress, events, lease)
+    except RunError as error:
+        if isinstance(error.__cause__, VolumeError):  # what a step found wrong with the volume: no failure of the run
+            raise error.__cause__ from error
+        raise

@@ -24,7 +24,6 @@ from chunkinfer.cli import objects
 from chunkinfer.errors import (
     ChunkinferError,
     PlanError,
-    RunError,
     SettingsDiffer,
     SourceError,
     SourceNotFound,
@@ -170,7 +169,7 @@ def test_refused(how: dict[str, Any], segmentation: Any, truth: Any, words: str)
 
 
 def test_negative_labels_are_refused(how: dict[str, Any]) -> None:
-    with pytest.raises(RunError, match="There is a label -1"):
+    with pytest.raises(VolumeError, match="There is a label -1"):
         evaluate(np.full(SHAPE, -1, np.int32), TRUTH, **how)
     with pytest.raises(VolumeError, match="are not labels"):
         evaluate(SEGMENTS, TRUTH, ignore=(-1,), **how)

@@ -123,3 +123,16 @@ def test_a_picture_is_no_labels(tmp_path: Path, threads: Client, verb: Any) -> N
     verb(grey // 80, tmp_path / "few", how)
     verb(xr.DataArray(grey, dims=("z", "y", "x"), attrs={"type": "segmentation"}), tmp_path / "said", how)
     verb(op.cast(grey, "uint32"), tmp_path / "cast", how)
+
+
+def test_one_section_is_told_how_to_be_a_volume(threads: Client) -> None:
+    section = affinities()[0, 0] > 0.5
+    with pytest.raises(VolumeError, match="has two axes") as refused:
+        ci.connected_components(section, client=threads, **QUIET)
+    ci.connected_components(eval(refused.value.ways[0], {"volume": section}), client=threads, **QUIET)
+
+
+def test_what_a_pass_finds_wrong_with_labels_is_said_as_it_is(threads: Client) -> None:
+    labels = np.full((4, 8, 8), -1, "i8")
+    with pytest.raises(VolumeError, match="There is a label -1"):
+        ci.statistics(labels, client=threads, **QUIET)

@@ -356,6 +356,7 @@ CHECKED = [
     row("is not a column", 2, lambda error="rmse": TILED.plot("t.png", error=error), {"errors": TILED}, error="mean"),
 ]
 
+QUICK = ("volumes", "operators", "levels")
 EVERY = {"plans": PLANS, "outputs": OUTPUTS, "volumes": VOLUMES, "stored": STORED, "operators": OPERATORS,
          "shown": SHOWN, "segmented": SEGMENTED, "evaluated": EVALUATED, "meshed": MESHED,
          "masks": MASKS, "levels": LEVELS, "checked": CHECKED}  # fmt: skip
@@ -367,7 +368,7 @@ EVERY = {"plans": PLANS, "outputs": OUTPUTS, "volumes": VOLUMES, "stored": STORE
         pytest.param(
             row,
             id=f"{room}: {row.what[:40]}",
-            marks=[pytest.mark.slow] * (room in ("plans", "outputs", "segmented", "masks", "checked")),
+            marks=[pytest.mark.slow] * (room not in QUICK),
         )
         for room, rows in EVERY.items()
         for row in rows

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import Box
+from chunkinfer.kinds import in_three_axes
 from chunkinfer.passes import Table
 from chunkinfer.segmentation.components import Components, components_join, components_step
 from chunkinfer.segmentation.graph import Labels
@@ -20,7 +21,6 @@ from chunkinfer.segmentation.joining import Renames
 from chunkinfer.segmentation.reducing import Tree
 from chunkinfer.segmentation.result import Segmentation
 from chunkinfer.segmentation.running import passes_in
-from chunkinfer.volume import as_volume
 
 
 def connected_components(
@@ -68,14 +68,8 @@ def connected_components(
     RunError, RunPaused
         As for `save`.
     """
-    found = as_volume(volume, 3)
-    if len(found.frame.space) != 3:
-        raise VolumeError(
-            f"{found.dims} {found.array.shape} is not a volume along z, y and x.",
-            "An image of one section has one voxel along z.",
-            ["connected_components(volume.expand_dims('z'))", "xarray.concat(sections, 'z'), where there are more"],
-        )
-    if found.channels and found.array.shape[0] != 1:
+    found = in_three_axes(volume, "volume")
+    if len(found.frame.space) != 3 or (found.channels and found.array.shape[0] != 1):
         raise VolumeError(
             f"{found.dims} {found.array.shape} is not one volume along z, y and x.",
             "Components of several channels would be several segmentations.",

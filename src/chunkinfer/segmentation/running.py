@@ -15,7 +15,7 @@ from dask.array.overlap import ensure_minimum_chunksize, overlap
 from dask.base import tokenize
 
 from chunkinfer.blockwise import Lease, check_reads, must_exchange, origin_of
-from chunkinfer.errors import PlanError, RunError, VolumeError
+from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.passes import Step, Tables, check_finished, run_pass, temporary_folder, told
@@ -105,13 +105,7 @@ class Passes:
         delete_keys(locate(self.place), [f"{FOLDER}/{name}" for name in names])
 
     def _pass(self, name: str, grid: BlockGrid, step: Any, header: Mapping[str, Any], store: Any = None) -> Tables:
-        try:
-            tables, self.reports[name] = run_pass(self.place, name, grid, step, header, store=store, **self.how)
-        except RunError as error:
-            # What a step found wrong with the volume is no failure of the run.
-            if isinstance(found := error.__cause__, VolumeError):
-                raise found from found.__cause__
-            raise
+        tables, self.reports[name] = run_pass(self.place, name, grid, step, header, store=store, **self.how)
         return tables
 
     def _exchanged(self, cut: Cut, block: Sequence[int] | None) -> tuple[BlockGrid, da.Array]:

@@ -25,7 +25,7 @@ from dask.base import tokenize
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import Box
-from chunkinfer.kinds import refuse_picture_for_affinities
+from chunkinfer.kinds import in_three_axes, refuse_picture_for_affinities
 from chunkinfer.masking import resolve_mask
 from chunkinfer.passes import Table, Tables
 from chunkinfer.segmentation.edges import Edges
@@ -35,7 +35,7 @@ from chunkinfer.segmentation.reducing import Tree
 from chunkinfer.segmentation.result import Segmentation
 from chunkinfer.segmentation.running import passes_in
 from chunkinfer.storage import Source
-from chunkinfer.volume import Volume, as_volume
+from chunkinfer.volume import Volume
 
 Seed = tuple[int, tuple[int, ...]]
 """Number of an object, and a voxel (z, y, x) in it."""
@@ -121,7 +121,7 @@ def segment(
     RunError, RunPaused
         As for `save`.
     """
-    volume = as_volume(affinities, 3)
+    volume = in_three_axes(affinities, "affinities")
     refuse_picture_for_affinities(volume)
     _check(volume, low, high, merge_size, dust_size, agglomerate)
     shape = volume.space_shape
