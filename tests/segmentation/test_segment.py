@@ -282,7 +282,7 @@ def test_labels_are_stored_where_the_image_is(tmp_path: Path, threads: Client) -
     [
         (np.zeros((2, 8, 8, 8), "f4"), {}, "2 channels"),
         (np.zeros((3, 8, 8, 8), "i4"), {}, "no affinities"),
-        (np.zeros((8, 8), "f4"), {}, "does not say what its axes are"),
+        (np.zeros((8, 8), "f4"), {}, "has two axes"),
         (np.zeros((3, 8, 8, 8), "f4"), {"order": "yxz"}, "no affinities that are known"),
         (np.zeros((3, 8, 8, 8), "f4"), {"merge_size": -1}, "numbers of voxels"),
         (np.zeros((3, 8, 8, 8), "f4"), {"low": 0.9, "high": 0.1}, "0 <= low < high"),
