@@ -113,7 +113,7 @@ ARGUMENTS: list[tuple[str, dict[str, Any], type[ChunkinferError], str, str]] = [
         "no size of the network",
         {"patch": (None, 15, 16)},
         PlanError,
-        "not a size that this network takes",
+        "does not fit a volume of 20 voxels",
         "patch={'y': 16}",
     ),
     ("overlap of a patch", {"patch": 16, "overlap": 16}, PlanError, "overlap of 16 voxels", "overlap={'z': "),

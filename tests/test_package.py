@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,8 @@ def test_readme_runs(at_home: Path) -> None:
             ("(20, 256, 256)", "(20, 64, 64)"), ("(4, 64, 64)", "(4, 16, 16)"), ("volume[:128, :256, :256]", "volume"),
         ):  # fmt: skip
             block = block.replace(large, small)
+        if "BF16" not in import_module("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            block = block.replace(', precision="bf16"', "")  # not every processor computes in it
         exec(block, names)
     assert ci.open_volume("affinities.zarr").sizes == {"c": 3, "z": 24, "y": 70, "x": 70}
 

@@ -116,7 +116,7 @@ def test_what_needs_no_device_runs_on_every_worker(
     made = {gpu: n - copied[gpu] for gpu, n in counted().items()}
     assert min(made.values()) > 0, made
     before = counted()
-    ci.statistics(volume, block=16, progress=False, client=gpu_client)
+    ci.statistics(ci.operators.cast(volume, "uint32"), block=16, progress=False, client=gpu_client)
     measured = {gpu: n - before[gpu] for gpu, n in counted().items()}
     assert min(measured.values()) > 0, measured
     assert np.array_equal(ci.open_volume(output).values, volume.values)

@@ -365,7 +365,7 @@ def test_majority(how: dict[str, Any]) -> None:
 def do(command: Any, *words: str) -> str:
     result = CliRunner().invoke(command, list(words), catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ def do(words: str) -> str:
     """Run ``chunkinfer`` in this process."""
     result = CliRunner().invoke(main, words.split(), catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def chain(words: str) -> Pipeline:

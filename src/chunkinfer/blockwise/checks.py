@@ -181,6 +181,7 @@ def check_block(
     precision: str,
     longer: bool,
     keep: Array | None = None,
+    within: Box | None = None,
 ) -> None:
     """Compute a part of a block again and compare; see `moved_patch` and `compare`.
 
@@ -192,9 +193,11 @@ def check_block(
         Gives the stored voxels (channels, *space) of an input box inside the volume.
     run
         Computes an output box by a job, from stored voxels and their box.
+    within
+        Input voxels that may be read; None: all of the volume. A patch that needs others is not computed.
     """
     moved = moved_patch(job.lattice, out, longer)
-    if moved is None or not moved.clean.size:
+    if moved is None or not moved.clean.size or (within is not None and moved.box & within != moved.box):
         return
     alone = replace(job, lattice=moved.lattice)
     data = read(moved.box)

@@ -104,13 +104,17 @@ class Network:
         """
         if number not in self.checked or self.job.empty is not None:
             return
-        keep = None if self.mask is None else self.mask(out)
+        keep, within = None, None
+        if self.mask is not None:  # what nobody wants is never read, and may not even be stored
+            keep, within = self.mask(out), self.job.lattice.seen(out)
+            if not keep.any():
+                return
 
         def again(job: Job, data: NDArray[Any], seen: Box, box: Box) -> NDArray[Any]:
             alone = replace(self, job=job, mask=None, checked=frozenset())
             return alone._here()._computed(data, seen, box, select(job, data, seen, box, None))
 
-        check_block(self.job, block, out, read, again, self.precision, self.model.kind == "function", keep)
+        check_block(self.job, block, out, read, again, self.precision, self.model.kind == "function", keep, within)
 
     def _here(self) -> Network:
         """What this worker computes with: where it declares no GPU, it may be another engine."""

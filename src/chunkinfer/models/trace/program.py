@@ -73,7 +73,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.overloadpacket.__name__ not in _UNSEEN:
+        if func.namespace != "profiler" and func.overloadpacket.__name__ not in _UNSEEN:
             if len(self._instructions) == self.look_at and not self.line:
                 self.line = _calling_line()
             self._instructions.extend(_instructions(func, _kept(func, args, kwargs)))
