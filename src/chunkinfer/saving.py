@@ -235,8 +235,15 @@ class _Saving:
         """Find out whether this run starts anew or goes on, and refuse what cannot work; writes nothing."""
         self.stored = None if overwrite else self.ledger.header()
         self.settle_anew()
-        if overwrite and self._began(found := self.ledger.header()):
+        if overwrite and self._began(found := self._overwritten()):
             self.stored = found
+
+    def _overwritten(self) -> Mapping[str, Any] | None:
+        """What the ledger says of the run that is overwritten; None also where it is damaged, for that goes too."""
+        try:
+            return self.ledger.header()
+        except DestinationError:
+            return None
 
     def _began(self, found: Mapping[str, Any] | None) -> bool:
         """Whether this same call began what is stored, by overwriting what was there before, and did not end."""

@@ -7,6 +7,7 @@ from itertools import product
 from math import prod
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -63,3 +64,10 @@ def test_memory_buys_blended_blocks_that_share_no_patch() -> None:
     plan = ci.plan(volume, net, memory="4 GiB", **settings)
     assert (plan.patches, plan.kernels, plan.fits) == (len(plan.lattice), 1, True), "one block, one kernel, all threads"
     assert ci.plan(volume, net, memory="4 GiB", threads=1, **settings).patches > len(plan.lattice)
+
+
+@pytest.mark.parametrize("block", [None, (32, 64, 64)])
+def test_a_network_without_context_is_not_cut_into_single_voxels(block: tuple[int, ...] | None) -> None:
+    """All patches compute the same there; the fewest are the best."""
+    plan = ci.plan(np.zeros((64, 64, 64), "f4"), nn.Conv3d(1, 1, 1), block=block)
+    assert plan.patches <= 2

@@ -137,7 +137,7 @@ def _axis_options(
     for lattice in found:
         cut = whole or block_unit(lattice, chunk)
         patches = touched(lattice, cut)[0] if cut % lattice.zone else len(lattice.starts)
-        by_cost[lattice.patch, lattice.patch * patches, cut] = lattice, cut, patches
+        by_cost[lattice.patch, lattice.patch * patches, cut, patches] = lattice, cut, patches
     kept = [
         option
         for mine, option in by_cost.items()
