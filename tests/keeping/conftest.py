@@ -38,4 +38,4 @@ def do(words: str, code: int = 0) -> str:
     """Run ``chunkinfer`` in this process, which has no terminal."""
     result = CliRunner().invoke(main, words.split(), catch_exceptions=False)
     assert result.exit_code == code, result.output
-    return result.stdout
+    return result.output if code else result.stdout

@@ -137,12 +137,8 @@ def _axis_options(
     for lattice in found:
         cut = whole or block_unit(lattice, chunk)
         patches = touched(lattice, cut)[0] if cut % lattice.zone else len(lattice.starts)
-        by_cost[lattice.patch, lattice.patch * patches, cut, patches] = lattice, cut, patches
-    kept = [
-        option
-        for mine, option in by_cost.items()
-        if not any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in by_cost)
-    ]
+        by_cost[lattice.patch, lattice.patch * patches, cut] = lattice, cut, patches
+    kept = [option for mine, option in by_cost.items() if not any(_beats(other, mine) for other in by_cost)]
     lattices = tuple(lattice for lattice, _, _ in kept)
 
     def numbers(values: Iterable[int]) -> Numbers:
@@ -158,6 +154,16 @@ def _axis_options(
         blocks=numbers(ceil(output / cut) for _, cut, _ in kept),
         computed=numbers(patches for _, _, patches in kept),
     )
+
+
+def _beats(other: tuple[int, int, int], mine: tuple[int, int, int]) -> bool:
+    """Whether one way to lay patches is never worse than another, and better: of patch, voxels computed and block.
+
+    Where both compute the same, as without context, a smaller patch only means more of them.
+    """
+    if other[1] == mine[1] and other[0] < mine[0]:
+        return False
+    return other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
 
 
 def _lattices(contract: AxisContract, size: int, block: int | None, chunk: int, name: str) -> tuple[AxisLattice, ...]:
