@@ -48,8 +48,8 @@ def confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
                 f"{model.name} cannot be tiled exactly with patches of {lattice.patch} voxels: {reasons[0]}.",
                 "It is another network on the volume than on patches of this size.",
                 [
-                    "choose another patch: infer(volume, model, patch=...)",
-                    "blend: infer(volume, model, overlap=...)",
+                    "blend overlapping patches, which promises less: infer(volume, model, overlap=32)",
+                    "take the size out of its forward, and infer(volume, model) again",
                 ],
             )
 
