@@ -10,11 +10,33 @@ A way out is one of these, with or without a few words and a colon before it:
 from __future__ import annotations
 
 import ast
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import chunkinfer
 from chunkinfer.errors import ChunkinferError
+
+SOURCE = str(Path(chunkinfer.__file__).parent)
+LOG = os.environ.get("WAYS_FOLLOWED")
+"""Where `benchmarks/ways.py` reads which errors were followed: file and line of each, from the source's folder on."""
+
+if LOG:
+    made = ChunkinferError.__init__
+
+    def noted(self: ChunkinferError, *args: Any, **kwargs: Any) -> None:
+        """An error that knows the line which made it; a copy from another process keeps what it was told."""
+        made(self, *args, **kwargs)
+        frame = sys._getframe(1)
+        while frame.f_back and frame.f_code.co_filename.endswith("errors.py"):
+            frame = frame.f_back
+        if (file := frame.f_code.co_filename).startswith(SOURCE):
+            self.place = f"{Path(file).relative_to(SOURCE)} {frame.f_lineno}"  # type: ignore[attr-defined]
+
+    ChunkinferError.__init__ = noted  # type: ignore[method-assign]
 
 
 def followed(
@@ -31,6 +53,9 @@ def followed(
     names
         What else the lines may name.
     """
+    if LOG and (place := getattr(error, "place", None)):
+        with Path(LOG).open("a") as log:
+            log.write(f"{place}\n")
     for way in error.ways:
         if left := re.match(r"leave (\w+)= out", way):
             yield way, call(**{k: v for k, v in given.items() if k != left[1]})

@@ -453,7 +453,10 @@ def _searched(
     model: Model, trace: Trace, axes: tuple[str, ...], shape: Sequence[int], share: float, output: int
 ) -> Network:
     """What a search knows of a network; ``share`` of torch's activations is what the engine takes."""
-    probe = [c.accepted_at_least(max(48, c.low + c.high + c.period)) for c in trace.axes]
+    # Never beyond the volume: a network may take the length that is there, and none that is longer.
+    probe = [
+        c.accepted_at_least(min(max(48, c.low + c.high + c.period), n)) for c, n in zip(trace.axes, shape, strict=True)
+    ]
     per_voxel = share * model_pass(model, trace, probe).tensors / prod(probe)
     return Network(tuple(trace.axes), tuple(shape), axes, per_voxel, output)
 
