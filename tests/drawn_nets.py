@@ -223,7 +223,7 @@ def compare(net: nn.Module, volume: np.ndarray[Any, Any], patch: list[int] | Non
         return Outcome("crash", 0, f"{type(error).__name__}: {error}")
     patches = len(plan.lattice)
     kind, said = "equal", ""
-    if expected is None:
+    if expected is None or not expected.size:  # it refuses the volume, or loses all of it
         kind, said = "padded", "edge-padded"
         pads = [(0, axis.padded - axis.size) for axis in plan.lattice.axes]
         with torch.no_grad():

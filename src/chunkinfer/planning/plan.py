@@ -293,7 +293,7 @@ class Plan:
             for name, a in zip(self.axes, self.lattice.axes, strict=True)
             if a.padded > a.size
         )
-        why = "as asked by pad=" if self.pad else f"because the network takes no {lengths}"
+        why = "as asked by pad=" if self.pad else f"because the network gives nothing for {lengths}"
         return f"the volume and {', '.join(more)}, edge-padded ({why}),"
 
     @property
