@@ -47,7 +47,7 @@ PLANS = [
     settings("is no amount of memory", 2, memory=True),
     settings("takes more memory", 1, memory="100 MB"),
     settings("halo= and overlap= contradict", 2, halo=1, overlap=2),
-    settings("is not a size that this network takes", 2, model=POOLED, patch=7),
+    settings("A patch of 7 voxels on axis z does not fit a volume of 8", 2, model=POOLED, patch=7),
     settings("leaves no clean zone", 2, model=network(), patch=2),
     settings("is not a size that this network takes", 2, model=POOLED, patch=7, overlap=2),
     settings("An overlap of 9 voxels does not fit", 2, patch=8, overlap=9),

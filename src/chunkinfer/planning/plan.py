@@ -18,6 +18,8 @@ from chunkinfer.planning.memory import Terms, device_terms, host_terms
 from chunkinfer.planning.precision import PrecisionCheck
 from chunkinfer.planning.speed import Speed
 
+MEBIBYTE = 1 << 20
+
 SETTLED = ("libraries", "model", "read cache", "kept by the allocator")
 """Terms of a process's memory that patch and block don't change, or hardly."""
 
@@ -253,13 +255,15 @@ class Plan:
                 f"take a smaller {smaller}=, fewer blocks in flight with slots=1, or leave {smaller}= to the plan: "
                 f"infer(volume, model, memory={limit})"
             ]
+        # With more memory other patches and blocks are chosen, which take a little more than these.
+        enough = ceil(sum(size for _, size in terms) * 1.05 / MEBIBYTE) * MEBIBYTE
         return PlanError(
             f"The run takes more memory than the {show.human_bytes(limit)} of {whose}: {show.as_sum(terms)}.",
             means,
             [
                 *ways,
-                f"take workers with more memory; if they have it already, say so: infer(volume, model, "
-                f"memory={sum(size for _, size in terms)})",
+                f"take workers with more memory; if they have it already, say so: "
+                f"infer(volume, model, memory={enough})",
             ],
         )
 
