@@ -41,6 +41,7 @@ evidence: slow
 	$(BIN)/python benchmarks/scheduler.py | tee benchmarks/scheduler.md
 	$(BIN)/python benchmarks/scheduler.py --simulate 10000000 | tee -a benchmarks/scheduler.md
 	$(BIN)/python -W ignore benchmarks/identity.py | tee benchmarks/identity.md
+	$(BIN)/python benchmarks/ways.py | tee benchmarks/ways.md
 	$(BIN)/python benchmarks/ledger.py | tee benchmarks/ledger.md
 	$(BIN)/python benchmarks/chaos.py | tee benchmarks/chaos.md
 	$(BIN)/python benchmarks/chaos.py --store s3 | tee -a benchmarks/chaos.md
