@@ -262,7 +262,7 @@ class Plan:
             means,
             [
                 *ways,
-                f"take workers with more memory; if they have it already, say so: "
+                "take workers with more memory; if they have it already, say so: "
                 f"infer(volume, model, memory={enough})",
             ],
         )
