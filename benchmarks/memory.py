@@ -109,10 +109,11 @@ def network(name: str) -> Any:
 
 
 def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Plan and run a case in this process."""
+    """Plan and run a case in this process; or say why this machine has to leave it out."""
     import zarr
 
     import chunkinfer as ci
+    from chunkinfer.errors import EngineError
 
     shape = case["shape"]
     chunk = 64 if len(shape) == 3 else 512
@@ -130,7 +131,12 @@ def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     volume, model = ci.open_volume(folder / "in.zarr"), network(case["net"])
     settings = {"precision_tolerance": 1.0, **case["settings"]}  # what random weights decide is chance
     chunks = case.get("chunks")
-    plan = ci.plan(volume, model, chunks=chunks and chunks[1:], **settings)
+    try:
+        plan = ci.plan(volume, model, chunks=chunks and chunks[1:], **settings)
+    except EngineError as error:
+        if "this processor does not compute in" not in error.what:
+            raise
+        return {"left out": error.what}
     report = ci.save(ci.infer(volume, model, **settings), folder / "out.zarr", chunks=chunks, progress=False)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return {
@@ -175,6 +181,9 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|---|---|---|")
     for number in options.only:
         found = measure(number)
+        if reason := found.get("left out"):
+            print(f"{CASES[number]}: left out. {reason}", file=sys.stderr)
+            continue
         ratios.append(found["projected"] / found["peak"])
         if options.json:
             print(json.dumps(found), flush=True)

@@ -197,7 +197,9 @@ def test_the_projected_peak_is_the_measured_one() -> None:
     benchmark = Path(__file__).parents[2] / "benchmarks" / "memory.py"
     command = [sys.executable, str(benchmark), "--json", "--only", "0", "4", "8", "14", "16", "18", "21", "24"]
     inside = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    for line in inside.stdout.splitlines():
+    lines = inside.stdout.splitlines()
+    assert len(lines) >= 7  # the last one is in bf16, which not every processor has
+    for line in lines:
         found = json.loads(line)
         assert 0.95 <= found["projected"] / found["peak"] <= 1.25, found
 
