@@ -77,9 +77,9 @@ def test_frame_is_in_affinities() -> None:
     assert frame.to_dict("records") == [{"label_a": 1, "label_b": 2, "max": 1.0, "mean": 0.5, "size": 2}]
 
 
-def test_scaled_is_exact_where_float32_is() -> None:
-    for w in np.array([0.5, 0.75, np.nextafter(np.float32(1), np.float32(0)), 1], np.float32):
-        assert scaled(float(w)) / SCALE == w
+def test_uint8_and_its_float32_quotient_are_the_same_integers() -> None:
+    for value in range(256):
+        assert scaled(value / 255) == scaled(float(np.float32(value) / np.float32(255))) == value * 2**16
 
 
 def test_renames_leave_other_labels() -> None:

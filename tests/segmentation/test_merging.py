@@ -153,7 +153,7 @@ def test_a_seeded_object_joins_a_frozen_one_of_its_seed_only(seeds: list[int], l
 
 def test_the_threshold_includes_itself() -> None:
     labels = np.array([1, 2], np.uint64)
-    for threshold, left in ((0.5, [1]), (0.5 + 1 / SCALE, [1, 2])):
+    for threshold, left in (((8 << 20) / SCALE, [1]), ((8 << 20) / SCALE + 1 / SCALE, [1, 2])):
         got = merge_by_size(labels, np.array([1, 1]), line((1, 2, 8)), threshold, 5)
         assert got.labels.tolist() == left
 

@@ -72,6 +72,18 @@ def test_labels_do_not_depend_on_blocks(
     assert np.array_equal(cut.consecutive().values, np.where(cut.labels.values > 0, order[found], 0))
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_uint8_is_segmented_like_its_quotients(seed: int) -> None:
+    """Also where the mean of a contact is exactly the threshold, as it often is among random bytes."""
+    stored = np.random.default_rng(seed).integers(0, 255, (3, 14, 15, 16), np.uint8)
+    bytes_, quotients = (
+        ci.segment(affinities, merge_size=5, merge_threshold=153 / 255, block=(14, 15, 16), **QUIET)
+        for affinities in (stored, stored / np.float32(255))
+    )
+    assert bytes_.graph.equals(quotients.graph)
+    assert np.array_equal(bytes_.labels, quotients.labels)
+
+
 @pytest.mark.slow
 @pytest.mark.smoke
 def test_many_blocks_in_a_tree_of_several_levels(threads: Client) -> None:

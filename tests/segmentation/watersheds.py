@@ -150,7 +150,7 @@ def by_definition(watershed: Watershed) -> tuple[Any, list[tuple[int, ...]]]:
     rows: dict[tuple[int, int], tuple[tuple[int, int], int, int]] = {}
     for key, v, u, w in edges():
         if v in label and u in label and label[v] != label[u]:
-            pair, weight = (min(label[v], label[u]), max(label[v], label[u])), round(w * 2**24)
+            pair, weight = (min(label[v], label[u]), max(label[v], label[u])), round(w * 255 * 2**16)
             strongest, total, count = rows.get(pair, ((-1, -1), 0, 0))
             rows[pair] = max(strongest, (weight, key)), total + weight, count + 1
     graph = [(*pair, m, total, count, key) for pair, ((m, key), total, count) in sorted(rows.items())]

@@ -82,7 +82,7 @@ def block_step(
         - ``a``, ``b``, ``most``, ``total``, ``count``, ``key``: the region graph inside the block (`graph.Graph`)
         - ``cut_row`` uint32, ``cut_tie`` bool: for each voxel of the faces -z, -y, -x, +x, +y, +z towards the rest of
           the volume, in C order, its fragment (0: no contact over this face), and whether it shares a plateau with the
-          voxel outside; ``cut_weight`` int32: the affinity to it, times 2^24, for the first three faces
+          voxel outside; ``cut_weight`` int32: the affinity to it, times `SCALE`, for the first three faces
         - ``exit_row`` uint32, ``exit_key`` int64, ``exit_to`` uint32: fragments that go on outside: the best exit
           known, and the fragment that it leads to (0: it leads outside)
 
@@ -101,7 +101,6 @@ def block_step(
     affinities = np.ascontiguousarray(affinities)
     masked = np.empty((0, 0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask).view(np.uint8)
     least, largest = _levels(affinities.dtype, low, high)
-    # The same integers as of w / 255: none of the 256 quotients is near enough to a half.
     scale = SCALE / 255 if affinities.dtype == np.uint8 else float(SCALE)
     start, volume, faces = _corner(box.start), _corner(shape), _faces(box, shape)
     framed = _corner([n + 2 for n in box.shape])

@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 Labels = NDArray[np.uint64]
 Integers = NDArray[np.int64]
 
-SCALE = 1 << 24
-"""Affinities are integers here: ``rint(w * SCALE)``, which loses nothing of a float32 in [0.5, 1]."""
+SCALE = 255 << 16
+"""Affinities are integers here: ``rint(w * SCALE)``, 65536 times the uint8 that they are stored as.
+
+A multiple of 255, so that a mean of uint8 that is exactly a threshold, as 153 is of 0.6, is not decided by rounding;
+and below 2^24, so that float32 quotients of uint8 by 255, which are off by up to 2^-25, round to the same integers.
+"""
 
 COLUMNS = {"a": np.uint64, "b": np.uint64, "most": np.int64, "total": np.int64, "count": np.int64, "key": np.int64}
 

@@ -30,6 +30,7 @@ from chunkinfer.masking import resolve_mask
 from chunkinfer.passes import Table, Tables
 from chunkinfer.segmentation.edges import Edges
 from chunkinfer.segmentation.fragments import Watershed
+from chunkinfer.segmentation.graph import SCALE
 from chunkinfer.segmentation.merges import Agglomerates, Collects, JoinsBasins
 from chunkinfer.segmentation.reducing import Tree
 from chunkinfer.segmentation.result import Segmentation
@@ -128,7 +129,8 @@ def segment(
     edges = Edges.of(volume.array.shape[0] if volume.channels else 0, order, sign)
     laid = None if mask is None else resolve_mask(mask, volume, volume.frame, shape)
     about = {
-        "edges": [edges.kind, order, sign], "low": low, "high": high, "mask": None if laid is None else laid.about()
+        "edges": [edges.kind, order, sign], "low": low, "high": high, "mask": None if laid is None else laid.about(),
+        "scale": SCALE
     }  # fmt: skip
     rows = _rows(seeds, shape)
     with passes_in(url, volume, overwrite=overwrite, client=client, progress=progress, events=events) as passes:

@@ -125,7 +125,7 @@ def region_graph(
     how = {"overwrite": overwrite, "client": client, "progress": progress, "events": events}
     with passes_in(url, found, **how) as passes:
         about = {"labels": told(found), "affinities": told(weights)}
-        tables = passes.over("contacts", grid, contacts, {**about, "edges": [edges.kind, order, sign]})
+        tables = passes.over("contacts", grid, contacts, {**about, "edges": [edges.kind, order, sign], "scale": SCALE})
         return Graph.joined(Graph.from_arrays(table) for table in tables)
 
 
