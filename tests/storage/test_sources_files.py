@@ -341,6 +341,23 @@ def test_machine_stamps_of_mrc(tmp_path: Path, order: str, stamp: bytes) -> None
     assert_same(open_source(patched(tmp_path / "a.mrc", (212, stamp))), GREY.astype("i2"))
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_bytes_of_mrc_are_signed_as_imod_says(tmp_path: Path, order: str) -> None:
+    """The first of its flags, which are valid with its stamp, says so; without a stamp, they are signed."""
+    raw = np.arange(2 * 3 * 4, dtype="u1").reshape(2, 3, 4) + np.uint8(120)
+    stamp = int.from_bytes(b"IMOD", "little")
+    for stamped, flags, expected in ((stamp, 0, "u1"), (stamp, 1, "i1"), (stamp, 6, "u1"), (0, 0, "i1"), (7, 0, "i1")):
+        mrc(raw.view("i1"))(tmp_path / "a.mrc")
+        content = bytearray((tmp_path / "a.mrc").read_bytes())
+        if order == ">":
+            content[:1024] = np.frombuffer(content, mrcfile.dtypes.HEADER_DTYPE, 1).byteswap().tobytes()
+            content[208:216] = b"MAP \x11\x11\0\0"
+        content[152:160] = np.array([stamped, flags], f"{order}i4").tobytes()
+        (tmp_path / "a.mrc").write_bytes(content)
+        assert_same(open_source(tmp_path / "a.mrc"), raw.view(expected))
+        (tmp_path / "a.mrc").unlink()
+
+
 def test_mrc_without_its_marks(tmp_path: Path) -> None:
     mrc(GREY)(tmp_path / "a.st")
     assert_same(open_source(patched(tmp_path / "a.st", (208, bytes(4)))), GREY)

@@ -23,13 +23,16 @@ NEEDS = "mrcfile"
 HEADER = 1024
 """Bytes before the extended header."""
 
+IMOD = 1146047817
+"""The stamp of files whose header has IMOD's flags: b"IMOD" in little-endian order."""
+
 
 def describe(file: Stored, inside: str, level: int) -> Contents:
     """What the header says: sizes in ångström; the origin where it is set, or else the first column, row, section."""
-    from mrcfile.utils import data_dtype_from_header, data_shape_from_header
+    from mrcfile.utils import data_shape_from_header
 
     header = _header(file)
-    shape, dtype = tuple(map(int, data_shape_from_header(header))), data_dtype_from_header(header)
+    shape, dtype = tuple(map(int, data_shape_from_header(header))), _dtype(header)
     if (extended := int(header.nsymbt)) < 0:
         raise ValueError(f"its extended header has {extended} bytes")
     sizes = {d: _size(header.cella[d], int(header[f"m{d}"])) for d in "xyz"}
@@ -50,6 +53,18 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
 def opened(spec: Mapping[str, Any], version: str) -> Flat:
     """The voxels, by boxes."""
     return Flat(spec)
+
+
+def _dtype(header: Any) -> Any:
+    """Type of the voxels. Bytes are signed, unless the file has IMOD's stamp and lacks its flag that they are.
+
+    https://bio3d.colorado.edu/imod/doc/mrc_format.txt: imodStamp at byte 152, imodFlags at 156.
+    """
+    from mrcfile.utils import data_dtype_from_header
+
+    dtype = data_dtype_from_header(header)
+    stamp, flags = np.frombuffer(header.tobytes(), header.dtype["mode"], 2, 152)
+    return np.dtype("u1") if dtype == np.int8 and stamp == IMOD and not flags & 1 else dtype
 
 
 def _axes(header: Any, rank: int) -> tuple[str, ...]:
