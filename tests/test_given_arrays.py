@@ -259,7 +259,35 @@ def test_one_section_is_no_volume_of_objects() -> None:
     assert 'expand_dims("z")' in caught.value.ways[0]
 
 
-def test_blocks_of_another_shape_than_declared_are_refused() -> None:
-    lying = da.from_array(V, chunks=5).map_blocks(lambda block: block[:-1], dtype="f4")
-    with pytest.raises(VolumeError, match="declares"):
-        ci.infer(lying, nn.Conv3d(1, 1, 3, padding=1), exchange=False).compute()
+READS: dict[str, Callable[[Any, Path], Any]] = {
+    "infer by reading": lambda v, place: ci.infer(v, POINT, patch=2, exchange=False).compute(),
+    "infer by exchanging": lambda v, place: ci.infer(v, POINT, patch=2, exchange=True).compute(),
+    "operator": lambda v, place: ci.operators.gaussian(v, 1).compute(),
+    "statistics": lambda v, place: ci.statistics((v * 9).astype("u1"), progress=False),
+    "save": lambda v, place: ci.save(v, place / "out.zarr", progress=False),
+    "components": lambda v, place: ci.connected_components(v > 0.5, progress=False).labels.compute(),
+}
+
+
+@pytest.mark.parametrize("verb", READS)
+@pytest.mark.parametrize(
+    "wrong", [lambda b: b[:-1], lambda b: b[:1], lambda b: b[0], lambda b: b[None], lambda b: b.T], ids=range(5)
+)
+def test_blocks_of_another_shape_than_declared_are_refused(
+    verb: str, wrong: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    lazy = da.from_array(V, chunks=(2, 4, 5))
+    lying = lazy.map_blocks(wrong, dtype="f4", chunks=lazy.chunks, meta=np.empty((0, 0, 0), "f4"))
+    with pytest.raises(ChunkinferError, match=r"of the volume declares the shape \(.*\), and has \("):
+        READS[verb](lying, tmp_path)
+    with dask.config.set(scheduler="synchronous"):
+        READS[verb](lazy, tmp_path / "right")
+
+
+def test_a_turned_block_is_not_stored(tmp_path: Path) -> None:
+    """Of blocks that are stored as they are computed; reshaped, it would have the right number of voxels."""
+    lazy = da.zeros((64, 256, 256), chunks=(32, 256, 256), dtype="f4")
+    turned = lazy.map_blocks(np.transpose, dtype="f4", chunks=lazy.chunks)
+    ci.save(lazy, tmp_path / "right.zarr", chunks=(32, 64, 64), progress=False)
+    with pytest.raises(ChunkinferError, match=r"declares the shape \(32, 256, 256\), and has \(256, 256, 32\)"):
+        ci.save(turned, tmp_path / "turned.zarr", chunks=(32, 64, 64), progress=False)

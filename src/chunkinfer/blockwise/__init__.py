@@ -1,6 +1,7 @@
 """All that knows dask: haloed reads, halo exchange, windows, placement, the ledger."""
 
 from chunkinfer.blockwise.arrays import check_voxels, lazy_array
+from chunkinfer.blockwise.derived import as_declared
 from chunkinfer.blockwise.haloed import Network, infer_exchanging, infer_reading
 from chunkinfer.blockwise.headers import differences
 from chunkinfer.blockwise.interrupts import Interrupts
@@ -26,6 +27,7 @@ __all__ = [
     "Windows",
     "Workers",
     "active_client",
+    "as_declared",
     "check_reads",
     "check_voxels",
     "checksum",

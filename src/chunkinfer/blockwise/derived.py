@@ -71,24 +71,44 @@ class Derived:
 
 
 def voxels(array: Any, box: Box) -> NDArray[Any]:
-    """A box of an array of any kind, in memory.
+    """A box of an array of any kind, in memory."""
+    part = array[box.slices]
+    return np.asarray(part.compute(scheduler="synchronous") if isinstance(part, da.Array) else part)
+
+
+def as_declared(array: da.Array) -> da.Array:
+    """The same array, refusing blocks of another shape than it declares.
+
+    dask slices and concatenates blocks as they are declared, and a wrong one is broadcast or cut in silence. Where the
+    array was made by functions mapped over blocks, the check is part of their tasks.
+    """
+    checked: da.Array = da.map_blocks(
+        _as_declared, array, sizes=array.chunks, name=f"as-declared-{array.name}", dtype=array.dtype, meta=array._meta
+    )
+    return checked
+
+
+def _as_declared(
+    block: NDArray[Any], sizes: tuple[tuple[int, ...], ...], block_id: tuple[int, ...] = ()
+) -> NDArray[Any]:
+    check_shape(block, tuple(axis[at] for axis, at in zip(sizes, block_id, strict=True)), block_id)
+    return block
+
+
+def check_shape(block: Any, declared: tuple[int, ...], block_id: tuple[int, ...]) -> None:
+    """Refuse a block of another shape than the array declares.
 
     Raises
     ------
     VolumeError
-        The blocks of a dask array have other shapes than it declares.
+        It has another shape.
     """
-    part = array[box.slices]
-    if not isinstance(part, da.Array):
-        return np.asarray(part)
-    values = np.asarray(part.compute(scheduler="synchronous"))
-    if values.shape != part.shape:
+    if np.shape(block) != declared:
         raise VolumeError(
-            f"A box of the array declares the shape {part.shape}, and its blocks give {values.shape}.",
+            f"Block {block_id} of the volume declares the shape {declared}, and has {np.shape(block)}.",
             "A function that was mapped over blocks changes their shape, and dask was not told.",
             ["say so: map_blocks(function, chunks=...)", "or compute it first: volume.compute()"],
         )
-    return values
 
 
 def derived_array(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.blockwise.checks import check_block
+from chunkinfer.blockwise.derived import as_declared
 from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.payload import Payload
 from chunkinfer.blockwise.reading import Reader
@@ -246,6 +247,7 @@ def infer_exchanging(
     """
     run: Network = network.open()
     job, grid = run.job, run.grid
+    array = as_declared(array)
     if not channels:
         array = array[np.newaxis]
     cuts = []

@@ -18,7 +18,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArraySliceDep
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise.derived import Derived, by_boxes, voxels
+from chunkinfer.blockwise.derived import Derived, as_declared, by_boxes, voxels
 from chunkinfer.blockwise.payload import Payload, networks_of, values_of
 from chunkinfer.blockwise.stages import stage
 from chunkinfer.errors import PlanError, SourceError
@@ -85,7 +85,19 @@ def lazy_chunks(source: Source) -> tuple[int, ...]:
 
 
 def origin_of(array: da.Array) -> Any:
-    """The `Source`, `Derived` or numpy array that a dask array shows whole and unchanged, or the dask array itself."""
+    """What boxes of a dask array are read from.
+
+    Returns
+    -------
+    Source, Derived, numpy array or dask array
+        What it shows whole and unchanged; or itself, whose blocks are `as_declared`.
+    """
+    shown = _shown(array)
+    return as_declared(array) if shown is None else shown
+
+
+def _shown(array: da.Array) -> Any:
+    """The `Source`, `Derived` or numpy array that a dask array shows whole and unchanged; None if there is none."""
     held = values_of(array.dask.layers.get(f"original-{array.name}") if hasattr(array.dask, "layers") else None)
     if len(held) == 1 and isinstance(held[0], Source | Derived | np.ndarray) and held[0].shape == array.shape:
         return held[0]
@@ -93,7 +105,7 @@ def origin_of(array: da.Array) -> Any:
         value = getattr(value, "value", value)
         if isinstance(value, np.ndarray) and value.shape == array.shape:
             return value
-    return array
+    return None
 
 
 def places_read(array: da.Array) -> Iterator[dict[str, Any]]:
@@ -146,7 +158,7 @@ def must_exchange(array: da.Array) -> bool:
     are already somewhere in memory) or dear (it is a network's output)."""
     from distributed import Future
 
-    if isinstance(origin_of(array), Source | Derived | np.ndarray):
+    if _shown(array) is not None:
         return False
     if networks_of(array.dask):
         return True

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zlib_ng import zlib_ng
 
+from chunkinfer.blockwise.derived import check_shape
 from chunkinfer.blockwise.payload import Payload
 from chunkinfer.blockwise.stages import drain, stage
 from chunkinfer.geometry import BlockGrid, Box
@@ -131,7 +132,9 @@ def _one_per_block(store: Payload) -> dict[str, Any]:
 
 def _write(block: NDArray[Any], store: Payload, block_id: tuple[int, ...] = ()) -> Written:
     target: Store = store.open()
-    return target.write(target.grid.box(block_id), block)
+    box = target.grid.box(block_id)
+    check_shape(block, box.shape, block_id)
+    return target.write(box, block)
 
 
 def _copy(volume: Payload, store: Payload, block_id: tuple[int, ...] = ()) -> Written:

@@ -13,7 +13,7 @@ from dask.array.overlap import ensure_minimum_chunksize
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Payload, check_reads, must_exchange, networks_of, origin_of
+from chunkinfer.blockwise import Payload, as_declared, check_reads, must_exchange, networks_of, origin_of
 from chunkinfer.blockwise.derived import Step, derived_array
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import BlockGrid, Box
@@ -145,6 +145,7 @@ def _chunks(step: Step, array: da.Array) -> list[int]:
 
 def _on_blocks(step: Step, arrays: Sequence[Any], declared: Declared) -> da.Array:
     """The same with dask's own operations, for arrays whose blocks are computed once and lie where they are."""
+    arrays = [as_declared(array) if isinstance(array, da.Array) else array for array in arrays]
     array = arrays[0]
     dtype = declared.dtype
     name = f"{type(step).__name__.lower()}-{tokenize(step, *arrays, declared.shape, dtype)}"

@@ -14,7 +14,7 @@ import numpy as np
 from dask.array.overlap import ensure_minimum_chunksize, overlap
 from dask.base import tokenize
 
-from chunkinfer.blockwise import Lease, check_reads, must_exchange, origin_of
+from chunkinfer.blockwise import Lease, as_declared, check_reads, must_exchange, origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
@@ -122,7 +122,7 @@ class Passes:
             tuple(ensure_minimum_chunksize(least, n)) if sum(n) > least else (sum(n),) for n in array.chunks[front:]
         )
         grid = BlockGrid(tuple(sizes))
-        array = array.rechunk(((array.shape[0],),) * front + grid.sizes)
+        array = as_declared(array).rechunk(((array.shape[0],),) * front + grid.sizes)
         depth: dict[int, Any] = {d + front: cut.halo if len(axis) > 1 else 0 for d, axis in enumerate(grid.sizes)}
         return grid, overlap(array, depth, boundary=dict.fromkeys(depth, "none"), allow_rechunk=False)
 
