@@ -82,6 +82,54 @@ def test_a_call_that_overwrites_goes_on_with_what_it_began(
     assert np.array_equal(ci.open_volume(output).values, other.compute(scheduler="threads").values)
 
 
+LABELS = np.kron(np.arange(1, 65, dtype="u4").reshape(4, 4, 4), np.ones((8, 8, 8), "u4"))
+SCORES = np.random.default_rng(0).random((3, 32, 32, 32)).astype("f4")
+FURTHER: dict[str, Callable[..., Any]] = {
+    "segment": lambda place, **how: ci.segment(SCORES, place / "work", block=(8, 32, 32), **how).labels.values,
+    "components": lambda place, **how: (
+        ci.connected_components(LABELS, place / "work", block=(8, 32, 32), **how).labels.values
+    ),
+    "region graph": lambda place, **how: ci.region_graph(LABELS, SCORES, place / "work", **how).frame().values,
+    "evaluate": lambda place, **how: ci.evaluate(LABELS, LABELS, url=place / "work", block=16, **how).table["voxels"],
+    "mesh": lambda place, **how: ci.mesh(LABELS, place / "meshes", block=16, **how).objects["label"],
+    "pyramid": lambda place, **how: ci.pyramid(place / "em.ome.zarr", levels=2, **how).blocks,
+}
+
+
+@pytest.mark.parametrize("verb", FURTHER)
+def test_every_verb_that_overwrites_goes_on_with_what_it_began(
+    verb: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed in the middle; once it ended, it starts anew."""
+    ci.save(LABELS, tmp_path / "em.ome.zarr", chunks=(8, 8, 8), progress=False)
+    done: list[Event] = []
+
+    def count(event: Event) -> None:
+        done.extend([event] * (event.kind == BLOCK_DONE))
+
+    def kill(event: Event) -> None:
+        count(event)
+        if len(done) == most:
+            raise KeyboardInterrupt
+
+    def call(*events: Callable[[Event], None], overwrite: bool = True) -> tuple[Any, int]:
+        done.clear()
+        return FURTHER[verb](tmp_path, progress=False, events=events, overwrite=overwrite), len(done)
+
+    expected, blocks = call(count, overwrite=False)
+    most = (blocks + 1) // 2
+    with pytest.raises(KeyboardInterrupt):
+        call(kill)
+    caplog.clear()
+    found, computed = call(count)
+    assert computed <= blocks - most
+    assert "begun by this same call" in caplog.text
+    assert np.array_equal(found, expected)
+    found, computed = call(count)
+    assert computed == blocks
+    assert np.array_equal(found, expected)
+
+
 def test_blocks_that_are_missing_are_computed_with_the_adopted_settings(stored: Stored, tmp_path: Path) -> None:
     log, output = tmp_path / "log", tmp_path / "out.zarr"
     volume, net = ci.open_volume(stored(40, 40, 40)), Watched(log)

@@ -7,6 +7,7 @@ from chunkinfer.blockwise.headers import differences
 from chunkinfer.blockwise.interrupts import Interrupts
 from chunkinfer.blockwise.lease import Lease
 from chunkinfer.blockwise.masks import Mask
+from chunkinfer.blockwise.overwriting import Overwriting
 from chunkinfer.blockwise.payload import Payload, networks_of
 from chunkinfer.blockwise.placement import active_client, client_for, room_of
 from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of, places_read
@@ -21,6 +22,7 @@ __all__ = [
     "Mask",
     "Network",
     "Outcome",
+    "Overwriting",
     "Payload",
     "Reader",
     "Store",

@@ -95,7 +95,7 @@ def _as_declared(
     return block
 
 
-def check_shape(block: Any, declared: tuple[int, ...], block_id: tuple[int, ...]) -> None:
+def check_shape(block: Any, declared: tuple[int, ...], place: tuple[int, ...] | Box) -> None:
     """Refuse a block of another shape than the array declares.
 
     Raises
@@ -105,7 +105,7 @@ def check_shape(block: Any, declared: tuple[int, ...], block_id: tuple[int, ...]
     """
     if np.shape(block) != declared:
         raise VolumeError(
-            f"Block {block_id} of the volume declares the shape {declared}, and has {np.shape(block)}.",
+            f"Block {place} of the volume declares the shape {declared}, and has {np.shape(block)}.",
             "A function that was mapped over blocks changes their shape, and dask was not told.",
             ["say so: map_blocks(function, chunks=...)", "or compute it first: volume.compute()"],
         )

@@ -79,6 +79,7 @@ class Store:
 
     def write(self, box: Box, block: NDArray[Any]) -> Written:
         """Write a block of this box, and of all levels."""
+        check_shape(block, box.shape, box)
         index = self.index(box)
         voxels = np.ascontiguousarray(block).reshape([part.stop - part.start for part in index])
         voxels = stored = self._put(self.destination, index, voxels)
@@ -132,9 +133,7 @@ def _one_per_block(store: Payload) -> dict[str, Any]:
 
 def _write(block: NDArray[Any], store: Payload, block_id: tuple[int, ...] = ()) -> Written:
     target: Store = store.open()
-    box = target.grid.box(block_id)
-    check_shape(block, box.shape, block_id)
-    return target.write(box, block)
+    return target.write(target.grid.box(block_id), block)
 
 
 def _copy(volume: Payload, store: Payload, block_id: tuple[int, ...] = ()) -> Written:

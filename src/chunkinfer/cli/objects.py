@@ -16,7 +16,11 @@ PASS = together(
     click.option("--level", type=int, default=0, help="Level of multiscale volumes; 0 is the finest."),
     click.option("--block", type=int, help="Edge of a block in voxels; by default whole chunks, 4 million voxels."),
     click.option("--folder", help="Keep the tables of blocks here, so that the same command resumes."),
-    click.option("--overwrite", is_flag=True, help="Forget the tables that are in the folder."),
+    click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Forget the tables in the folder, but go on with those that this same command began.",
+    ),
     SCHEDULER,
 )
 
@@ -52,7 +56,9 @@ TABLE = together(
 @click.option("--mask", help="A volume of any resolution; where it is 0 is background.")
 @click.option("--consecutive", is_flag=True, help="Labels 1, 2, ... instead of those that tell where objects begin.")
 @click.option("--pyramid", is_flag=True, help="Write coarser levels, too.")
-@click.option("--overwrite", is_flag=True, help="Start anew where other settings were used.")
+@click.option(
+    "--overwrite", is_flag=True, help="Start anew, but go on with what this same command began and did not end."
+)
 @SCHEDULER
 @LOGGING
 def segment(

@@ -139,7 +139,11 @@ OUTPUT = together(
     click.option("--no-shards", is_flag=True, help="Each chunk is an object."),
     click.option("--encoding", help="Of precomputed: raw, jpeg or compressed_segmentation."),
     click.option("--compression", help="Of zarr and N5: zstd, blosc, gzip or none."),
-    click.option("--overwrite", is_flag=True, help="Delete what is stored at DST and start anew."),
+    click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Delete what is stored at DST and start anew, but go on with what this same command began.",
+    ),
 )
 
 _OF_OUTPUT = ("format", "pyramid", "chunks", "shards", "encoding", "compression", "overwrite")

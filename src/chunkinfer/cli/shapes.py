@@ -19,7 +19,11 @@ from chunkinfer.cli.options import LOGGING, SCHEDULER, SOURCE, Voxels, client_of
 @click.option("--format", type=click.Choice(["legacy", "multires"]), default="legacy", show_default=True)
 @click.option("--sharded", is_flag=True, help="Store many objects together; multires only.")
 @click.option("--block", type=Voxels(), help="Voxels that a task marches over.")
-@click.option("--overwrite", is_flag=True, help="Delete the meshes that are there and start anew; labels stay.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Delete the meshes that are there and start anew; labels stay. What this same command began goes on.",
+)
 @SCHEDULER
 @LOGGING
 def mesh(

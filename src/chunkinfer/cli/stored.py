@@ -79,7 +79,11 @@ def info(url: str, array: str | None, as_json: bool) -> None:
 @click.option("--method", default="auto", help="mean, mode, min, max or stride; auto: mode for labels, else mean.")
 @click.option("--factors", type=Voxels(), multiple=True, help="z,y,x for all levels; given again, one per level.")
 @click.option("--missing", type=click.Choice(["error", "fill"]), default="error", help="What an absent chunk is.")
-@click.option("--overwrite", is_flag=True, help="Make the levels that are there anew; the image stays.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Make the levels that are there anew; the image stays. What this same command began goes on.",
+)
 @SCHEDULER
 def pyramid(url: str, factors: tuple[Any, ...], **given: Any) -> None:
     """Add coarser levels to the precomputed volume or OME-Zarr image at URL; the same command resumes."""

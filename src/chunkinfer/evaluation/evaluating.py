@@ -60,6 +60,7 @@ def evaluate(
         Voxels of a block along each axis; by default whole chunks, about 4 million voxels.
     overwrite
         Forget the tables that are in the folder.
+        The same call with ``overwrite=True``, killed or paused before its end, goes on.
     client, progress, events
         Where and how it runs, as for `save`.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from chunkinfer.blockwise import Lease
+from chunkinfer.blockwise import Lease, Overwriting
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.passes import Step, Tables, run_pass, temporary_folder
@@ -46,11 +46,14 @@ def tables_of(
         else:
             place = os.fspath(url)
         lease = stack.enter_context(Lease(Files(place)))
-        if overwrite:
+        overwriting = Overwriting(Files(place), name, {"sizes": grid.sizes, **about})
+        if overwrite and not overwriting.goes_on():
             for folder in (name, f"{name}-tables"):
                 files = Files(place, f"{FOLDER}/{folder}")
                 files.delete_many(files.list())
+            overwriting.began()
         tables, _ = run_pass(
             place, name, grid, step, about, lease=lease, client=client, progress=progress, events=events
         )
+        overwriting.ended()
         yield tables

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Lease, Reader, check_reads, origin_of
+from chunkinfer.blockwise import Lease, Overwriting, Reader, check_reads, origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
@@ -122,6 +122,7 @@ def mesh(
         Voxels that a task marches over, (z, y, x); by default about 2^23.
     overwrite
         Delete the meshes that are there and start anew.
+        The same call with ``overwrite=True``, killed or paused before its end, goes on.
     client
         The `distributed.Client` to run on.
     progress
@@ -181,11 +182,16 @@ class _Meshing:
         asked = per_axis("block", block, volume.dims, 1)
         sizes = [given or chosen for given, chosen in zip(asked, _block(volume), strict=True)]
         self.grid = BlockGrid.regular(shape, [min(b, n, LONGEST) for b, n in zip(sizes, shape, strict=True)])
+        chosen = None if self.ids is None else hashlib.blake2b(self.ids.tobytes(), digest_size=8).hexdigest()
+        self.about = {"labels": told(volume), "ids": chosen}
+        made = (format, sharded, self.simplify, self.max_error, self.voxel, self.offset, self.grid.sizes)
+        self.overwriting = Overwriting(Files(self.place.url), MESH, {**self.about, "made": made})
 
     def settle(self, overwrite: bool) -> None:
         """Make room, or find that an earlier run goes on; the caller holds the lease."""
-        if overwrite:
+        if overwrite and not self.overwriting.goes_on():
             self.place.clear()
+            self.overwriting.began()
         if Ledger(Files(self.place.url, f"{FOLDER}/{MESH}-blocks")).header() is None:
             self.place.check_empty(cleared=overwrite)
 
@@ -195,10 +201,9 @@ class _Meshing:
         source = origin_of(self.volume.array)
         check_reads(source, self.grid.sample(), len(self.grid))
         surfaces, lists = place.kept("surfaces"), place.kept("lists")
-        chosen = None if self.ids is None else hashlib.blake2b(self.ids.tobytes(), digest_size=8).hexdigest()
-        about = {"labels": told(self.volume), "ids": chosen}
         march = March(Reader(source, channels=False), self.grid, self.ids, surfaces)
-        tables, blocks = run_pass(url, f"{MESH}-blocks", self.grid, march, {**about, "versions": versions()}, **how)
+        about = {**self.about, "versions": versions()}
+        tables, blocks = run_pass(url, f"{MESH}-blocks", self.grid, march, about, **how)
 
         rows, shard_bits, minishard_bits = buckets(tables, self.sharded)
         sharding = formats.sharding(shard_bits, minishard_bits) if self.sharded else None
@@ -220,6 +225,7 @@ class _Meshing:
         place.announce(formats.info(self.format, sharding))
         for files in (surfaces, lists):
             files.delete_many(files.list())
+        self.overwriting.ended()
         found = list(made)
         objects = {column: np.concatenate([table[column] for table in found]) for column in COLUMNS} if found else {
             column: np.zeros(0, np.int64) for column in COLUMNS

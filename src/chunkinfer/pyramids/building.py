@@ -11,7 +11,7 @@ from typing import Any
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Lease, Payload, Store, copy_blocks, differences
+from chunkinfer.blockwise import Lease, Overwriting, Payload, Store, copy_blocks, differences
 from chunkinfer.blockwise.stages import stage
 from chunkinfer.blockwise.storing import Coarser
 from chunkinfer.errors import DestinationError, SettingsDiffer
@@ -62,6 +62,7 @@ def pyramid(
         What a chunk is that is not stored: "error", or to "fill" with the fill value.
     overwrite
         Delete the levels that are there and make them anew; the finest level stays.
+        The same call with ``overwrite=True``, killed or paused before its end, goes on.
     client
         The `distributed.Client` to run on.
     progress
@@ -90,7 +91,9 @@ def pyramid(
     image = open_image(url, missing)
     with Lease(Files(image.url)) as lease:
         plan = settle(image, levels, method, factors, overwrite)
-        return build(image, plan, lease, client, progress, events)
+        report = build(image, plan, lease, client, progress, events)
+        _overwriting(image, plan).ended()
+        return report
 
 
 # What is to be done
@@ -114,8 +117,16 @@ def settle(image: Image, levels: int | None, method: str, factors: Any, overwrit
         As for `pyramid`.
     """
     _refuse_unfinished(image.url)
+    if overwrite:
+        asked = _planned(image, levels, method, factors)
+        if (mark := _overwriting(image, asked)).goes_on():
+            return read_plan(image) or asked
+        forget(image)
+        write_plan(image, asked)
+        mark.began()
+        return asked
     stored = read_plan(image)
-    if stored is not None and not overwrite:
+    if stored is not None:
         _refuse_replaced(image, stored)
         if (levels, method, factors) == (None, "auto", None):
             return stored
@@ -132,7 +143,7 @@ def settle(image: Image, levels: int | None, method: str, factors: Any, overwrit
             )
         return stored
     asked = _planned(image, levels, method, factors)
-    if len(image.paths) > 1 and not overwrite:
+    if len(image.paths) > 1:
         raise DestinationError(
             f"{image.url} has {len(image.paths) - 1} coarser levels already: {', '.join(image.paths[1:])}.",
             "Another tool made them, and whether they are complete is not known here.",
@@ -144,6 +155,10 @@ def settle(image: Image, levels: int | None, method: str, factors: Any, overwrit
     forget(image)
     write_plan(image, asked)
     return asked
+
+
+def _overwriting(image: Image, plan: Pyramid) -> Overwriting:
+    return Overwriting(Files(image.url), "pyramid", _about(plan))
 
 
 def _planned(image: Image, levels: int | None, method: str, factors: Any) -> Pyramid:

@@ -83,8 +83,9 @@ def connected_components(
         )
     many = found.attrs.get("type") == "segmentation" if multilabel is None else multilabel
     cut = Connects(found.space_shape, connectivity, many)
-    with passes_in(url, found, overwrite=overwrite, client=client, progress=progress, events=events) as passes:
-        about = {"connectivity": connectivity, "multilabel": many}
+    about = {"connectivity": connectivity, "multilabel": many}
+    call = {**about, "block": block}
+    with passes_in(url, found, call, overwrite=overwrite, client=client, progress=progress, events=events) as passes:
         blocks, fragments = passes.cut("components", cut, about, block)
         tree = Tree(blocks.grid.counts)
         joins = JoinsComponents(found.space_shape, connectivity)

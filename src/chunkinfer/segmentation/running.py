@@ -14,7 +14,7 @@ import numpy as np
 from dask.array.overlap import ensure_minimum_chunksize, overlap
 from dask.base import tokenize
 
-from chunkinfer.blockwise import Lease, as_declared, check_reads, must_exchange, origin_of
+from chunkinfer.blockwise import Lease, Overwriting, as_declared, check_reads, must_exchange, origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
@@ -149,6 +149,7 @@ class Passes:
 def passes_in(
     url: str | os.PathLike[str] | None,
     volume: Volume,
+    call: Mapping[str, Any],
     *,
     overwrite: bool,
     client: Any,
@@ -157,7 +158,8 @@ def passes_in(
 ) -> Iterator[Passes]:
     """The passes in a folder, a temporary one where there is none; nobody else writes there meanwhile.
 
-    Of a volume that is refused, nothing stays that a better one would be compared with.
+    Of a volume that is refused, nothing stays that a better one would be compared with. ``call`` is what tells two
+    calls on one volume apart: with ``overwrite``, the one that began goes on.
     """
     check_finished(volume)
     if url is None:
@@ -165,9 +167,11 @@ def passes_in(
     place = _temporary[-1].name if url is None else locate(url).url
     with Lease(Files(place)) as lease:
         files = Files(place)
-        begun = [name for name in files.list() if name != LEASE]
-        if overwrite:
+        overwriting = Overwriting(files, "passes", {"volume": told(volume), **call})
+        begun = [name for name in files.list() if name not in (LEASE, overwriting.mark)]
+        if overwrite and not overwriting.goes_on():
             files.delete_many(begun)
+            overwriting.began()
         passes = Passes(place, volume, overwrite, lease=lease, client=client, progress=progress, events=events)
         try:
             yield passes
@@ -175,6 +179,7 @@ def passes_in(
             if overwrite or not begun:
                 passes.undo()
             raise
+        overwriting.ended()
 
 
 def block_of(volume: Volume) -> list[int]:

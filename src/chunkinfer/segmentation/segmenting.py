@@ -99,6 +99,7 @@ def segment(
         affinities.
     overwrite
         Start anew where ``url`` holds another segmentation.
+        The same call with ``overwrite=True``, killed or paused before its end, goes on.
     client, progress, events
         As for `save`.
 
@@ -133,7 +134,8 @@ def segment(
         "scale": SCALE
     }  # fmt: skip
     rows = _rows(seeds, shape)
-    with passes_in(url, volume, overwrite=overwrite, client=client, progress=progress, events=events) as passes:
+    call = {**about, "block": block}
+    with passes_in(url, volume, call, overwrite=overwrite, client=client, progress=progress, events=events) as passes:
         blocks, fragments = passes.cut("fragments", Watershed(shape, edges, low, high, laid), about, block)
         tree = Tree(blocks.grid.counts)
         sown = passes.once(f"seeds-{tokenize(rows)[:8]}", Sown(blocks, fragments, rows)) if rows else None

@@ -123,9 +123,9 @@ def region_graph(
     contacts = Contacts(origin_of(found.array), origin_of(weights.array), weights.channels, edges, shape)
     grid = BlockGrid.regular(shape, block_of(weights))
     how = {"overwrite": overwrite, "client": client, "progress": progress, "events": events}
-    with passes_in(url, found, **how) as passes:
-        about = {"labels": told(found), "affinities": told(weights)}
-        tables = passes.over("contacts", grid, contacts, {**about, "edges": [edges.kind, order, sign], "scale": SCALE})
+    about = {"labels": told(found), "affinities": told(weights), "edges": [edges.kind, order, sign], "scale": SCALE}
+    with passes_in(url, found, about, **how) as passes:
+        tables = passes.over("contacts", grid, contacts, about)
         return Graph.joined(Graph.from_arrays(table) for table in tables)
 
 
@@ -225,7 +225,7 @@ def _sizes(labels: Any, url: Any, **how: Any) -> tuple[Labels, NDArray[np.int64]
     """All labels but 0, ascending, and their voxels."""
     found = _labels(labels)
     how = {"overwrite": False, "client": None, "progress": None, "events": (), **how}
-    with passes_in(url, found, **how) as passes:
+    with passes_in(url, found, {}, **how) as passes:
         grid = BlockGrid.regular(found.space_shape, block_of(found))
         tables: Tables = passes.over("sizes", grid, Sizes(origin_of(found.array)), {"labels": told(found)})
         parts = list(tables)
