@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,19 @@ def test_what_would_fail_again_is_not_tried_again(client: Client, volume: Any, t
     report = report_of(tmp_path / "out.zarr")
     assert (report["computed"], report["retried"]) == (0, 0)
     assert len(report["failed"]) < report["blocks"]
+
+
+def test_a_failing_block_logs_no_traceback_of_dask(
+    volume: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a run without a cluster: its error says which block failed, and why."""
+    log = logging.getLogger("distributed.worker")
+    log.addHandler(caplog.handler)
+    try:
+        with failing(tmp_path / "failures", "always") as folder:
+            result = ci.infer(volume, Sensitive(folder, 1.0), patch=18, block=16)
+            with pytest.raises(RunError, match="the device fell over"):
+                ci.save(result, tmp_path / "out.zarr", progress=False)
+    finally:
+        log.removeHandler(caplog.handler)
+    assert "Compute Failed" not in caplog.text

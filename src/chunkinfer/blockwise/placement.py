@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,7 @@ def client_for(client: Any, slots: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     with (
+        _without_failed_tasks(),
         LocalCluster(
             processes=False,
             n_workers=1,
@@ -54,6 +56,21 @@ def client_for(client: Any, slots: int) -> Iterator[Any]:
         Client(cluster, set_as_default=False) as embedded,
     ):
         yield embedded
+
+
+@contextmanager
+def _without_failed_tasks() -> Iterator[None]:
+    """Keep tracebacks of tasks out of the log: the run reports each block that fails, with its cause."""
+    log = logging.getLogger("distributed.worker")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Compute Failed")
+
+    log.addFilter(keep)
+    try:
+        yield
+    finally:
+        log.removeFilter(keep)
 
 
 def workers_of(client: Any) -> dict[str, dict[str, Any]]:
