@@ -15,6 +15,8 @@ from torch import nn
 import chunkinfer as ci
 from chunkinfer.geometry import AxisContract, BlockGrid, PatchLattice, blended_axis
 from chunkinfer.planning.blocks import STRIDES_PER_BLOCK, Budget, choose_block, most_patches
+from chunkinfer.planning.search import Network, exact_lattices
+from random_axes import contracts
 
 ANY_SIZE = AxisContract(1, Fraction(1), 0, 0, (0, 0), (0,), 1)
 
@@ -56,6 +58,21 @@ def test_a_blended_block_lets_the_last_kernel_end_first(
             bounds.append((sum(patches) + (kernels - 1) * max(patches)) / kernels)
     if bounds:
         assert most_patches(lattice, chosen, kernels) == min(bounds)
+
+
+@given(contracts(), st.integers(1, 300), st.none() | st.integers(1, 200), st.integers(1, 128))
+def test_a_search_finds_a_lattice_for_every_axis(
+    contract: AxisContract, size: int, block: int | None, chunk: int
+) -> None:
+    """Also for outputs finer than the input, contexts longer than half of the volume, and blocks of any size."""
+    size = max(size, contract.smallest)
+    network = Network((contract,), (size,), ("z",), 4.0, 4)
+    found = exact_lattices(network, (None,), (block,), (0,), Budget(1 << 30, 1 << 30), (chunk,))
+    for lattice in found.lattices:
+        (axis,) = lattice.axes
+        assert axis.exact
+        assert 0 < axis.patch <= contract.accepted_at_least(size)
+        assert contract.accepts(axis.patch)
 
 
 def test_memory_buys_blended_blocks_that_share_no_patch() -> None:

@@ -175,21 +175,21 @@ def _lattices(contract: AxisContract, size: int, block: int | None, chunk: int, 
     if contract.uncut is not None:
         return tuple(found.values())
     zones = {round_up(z, period) for z in _ZONES} | {round_up(ceil(padded / k), period) for k in range(2, 9)} | {period}
-    zones |= {z for z in (int(n * contract.stride) for n in _agreeing(block, chunk, grain)) if z % period == 0}
+    zones |= {z for z in (int(n * contract.stride) for n in _agreeing(block, chunk, grain)) if z and z % period == 0}
     for zone in zones:
         patch = low + zone + contract.high
         while not contract.accepts(patch) or (padded - patch) % period:
             patch += 1
         if patch < padded and (lattice := exact_axis(contract, size, patch, name)).step == zone:
             found[patch, 0] = lattice
-    patch = least_half(contract, size)
-    if patch < padded:
-        found[patch, 1] = exact_axis(contract, size, patch, name, halves=True)
+    least = least_half(contract, size)
+    if least < padded:
+        found[least, 1] = exact_axis(contract, size, least, name, halves=True)
     first = int(round_up(ceil(contract.output_size(size) / 2), lcm(chunk, grain)) * contract.stride)
     patch = first + contract.high
     while not contract.accepts(patch) or (padded - patch) % period:
         patch += 1
-    if patch < padded and (lattice := exact_axis(contract, size, patch, name, halves=first)).step == first:
+    if least <= patch < padded and (lattice := exact_axis(contract, size, patch, name, halves=first)).step == first:
         found[patch, first] = lattice
     return tuple(found.values())
 
