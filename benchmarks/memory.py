@@ -42,6 +42,7 @@ CASES: list[dict[str, Any]] = [
     {"net": "plane", "shape": [6144] * 2, "settings": {"patch": 1026, "block": 2048, "dtype": "uint8"}},
     {"net": "plane", "shape": [2048] * 2, "settings": {"patch": 514, "block": 512}, "chunks": [3, 2, 2]},
     {"net": "conv", "shape": [256] * 3, "settings": {"patch": 130, "block": 128}, "chunks": [1, 8, 8, 8]},
+    {"net": "heavy", "shape": [256] * 3, "settings": {"patch": 130, "block": 128}},
     *(
         {"net": net, "shape": shape, "settings": {"patch": patch, "engine": engine, "precision": precision}}
         for engine, precision in (
@@ -70,6 +71,10 @@ def network(name: str) -> Any:
     torch.manual_seed(0)
     if name == "conv":
         return nn.Sequential(nn.Conv3d(1, 1, 3, padding=1), nn.Sigmoid()).eval()
+    if name == "heavy":  # 400 MB of weights, nearly none of which is used
+        heavy = nn.Sequential(nn.Conv3d(1, 1, 3, padding=1), nn.Sigmoid()).eval()
+        heavy.register_parameter("unused", nn.Parameter(torch.zeros(100_000_000)))
+        return heavy
     if name == "plane":
         return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Sigmoid()).eval()
     if name == "valid":

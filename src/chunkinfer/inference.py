@@ -322,7 +322,7 @@ class _Inference:
                 ],
             )
         normalize = resolve_normalize(wishes.normalize, volume.array.dtype, model.input_dtype())
-        device = resolve_device(wishes.device)
+        device, client = resolve_device(wishes.device), active_client()
         planning = Planning(
             wishes,
             axes=volume.frame.space,
@@ -332,7 +332,7 @@ class _Inference:
             model=model,
             trace=trace,
             normalize=normalize,
-            place=Place(device, *room_of(active_client(), device), device_memory(device)),
+            place=Place(device, *room_of(client, device), device_memory(device), calling=client is None),
             read=_sampler(volume),
             source=volume.array.name,
         )

@@ -4,11 +4,13 @@ has its own results."""
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import chunkinfer as ci
 import differing
 from chunkinfer.errors import ModelError, SettingsDiffer
 from chunkinfer.models import open_model, shippable
+from chunkinfer.models.copying import full_copy
 from differing import FUNCTIONS, NETWORKS, Base, Called, Times, written
 
 VOLUME = np.random.default_rng(0).random((18, 20, 17), np.float32)
@@ -153,6 +156,28 @@ def test_what_cannot_be_copied_is_refused_once_it_was_changed() -> None:
     for lazy in (result, function):
         with pytest.raises(ModelError, match="was changed since infer"):
             lazy.compute()
+
+
+def test_no_copy_outlives_its_results(tmp_path: Path) -> None:
+    """A loop over checkpoints would fill the memory with them."""
+    copies: list[weakref.ref[nn.Module]] = []
+
+    def noted(given: nn.Module) -> nn.Module:
+        made = full_copy(given)
+        copies.append(weakref.ref(made))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shippable, "full_copy", noted)
+        for engine in ("torch", "torchscript"):
+            net = Base()
+            ci.plan(VOLUME, net, patch=14, engine=engine)
+            of(net)
+            ci.save(ci.infer(VOLUME, net, patch=14, engine=engine), tmp_path / engine, progress=False)
+    del net
+    gc.collect()
+    assert len(copies) >= 6
+    assert [copy() for copy in copies] == [None] * len(copies)
 
 
 def test_another_version_of_the_source_in_a_worker_is_refused_by_name() -> None:

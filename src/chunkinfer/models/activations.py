@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -99,11 +99,17 @@ def _augmented(
     )
 
 
-@lru_cache(maxsize=256)
+_known: dict[tuple[str, int, tuple[int, ...], int], ForwardPass] = {}
+"""Passes of networks by their digest: to remember them by the model would keep the copy of each module in memory."""
+
+
 def _plain_pass(model: Model, channels: int, patch: tuple[int, ...], batch: int) -> ForwardPass:
     if not model.of_torch:
         return assumed_pass(channels, patch, batch)
-    return forward_pass(model.module_on("cpu"), channels, patch, model.compute_dtype(), batch)
+    key = (model.digest, channels, patch, batch)
+    if key not in _known:
+        _known[key] = forward_pass(model.module_on("cpu"), channels, patch, model.compute_dtype(), batch)
+    return _known[key]
 
 
 ASSUMED_CHANNELS = 64

@@ -226,6 +226,11 @@ class Model:
             return self.compute_dtype()
         return str(self._opened("cpu", opaque.open_file).dtype)
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is a module that was copied, so that the caller's own one stays beside it."""
+        return self.module is not None and self.module.copied
+
     def parameter_bytes(self) -> int:
         """Bytes of weights and buffers; of the file where nobody can look into it."""
         if self.of_torch:

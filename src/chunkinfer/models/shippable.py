@@ -58,6 +58,11 @@ class Shippable:
         return made
 
     @property
+    def copied(self) -> bool:
+        """Whether it is a copy, and the caller's own module is in this process."""
+        return self._own and self._caller is not None
+
+    @property
     def caller(self) -> Any:
         """The caller's own object while it lives, otherwise ours."""
         caller = None if self._caller is None else self._caller()

@@ -416,6 +416,7 @@ class Planning:
             network_output=model.output,
             augmentation=None if model.augmentation is None else model.augmentation.describe(),
             model_bytes=model.parameter_bytes(),
+            own_bytes=model.parameter_bytes() if self.place.calling and model.is_copy else 0,
             forward=model_pass(model, trace, lattice.patch, batch),
             reasons=tuple(f"{r.layer}: {r.text}" for r in trace.reasons),
             probed=trace.probed,

@@ -54,6 +54,8 @@ def host_terms(plan: Plan) -> Terms:
         (f"chunks of {slots} block(s) on their way", PENDING_CHUNK * _chunks(plan) * slots),
         ("kept by the allocator", KEPT + KEPT_PER_SLOT * max(0, slots - kernels - 1)),
     ]
+    if plan.own_bytes:
+        terms.insert(2, ("the caller's own module", plan.own_bytes))
     if plan.device == "cuda":
         terms.insert(2, ("page-locked buffers", BUFFERS * buffer_bytes(max(size_in, size_out))))
         return tuple(terms)

@@ -20,7 +20,7 @@ from chunkinfer.planning.speed import Speed
 
 MEBIBYTE = 1 << 20
 
-SETTLED = ("libraries", "model", "read cache", "kept by the allocator")
+SETTLED = ("libraries", "model", "the caller's own module", "read cache", "kept by the allocator")
 """Terms of a process's memory that patch and block don't change, or hardly."""
 
 
@@ -94,6 +94,8 @@ class Plan:
     """Variants of each patch that are averaged, in words; None if there are none."""
     model_bytes: int
     """Bytes of its weights."""
+    own_bytes: int
+    """Bytes of the caller's own module, which stays beside the copy that runs; 0 where another process runs it."""
     forward: ForwardPass
     """Memory and arithmetic of one batch."""
     reasons: tuple[str, ...]

@@ -95,6 +95,8 @@ class Place:
     """Bytes of one process."""
     device_memory: int | None = None
     """Bytes of its GPU."""
+    calling: bool = False
+    """Whether it is the caller's process, where no client is active."""
 
 
 def count(name: str, value: Any) -> int:
