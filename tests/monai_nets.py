@@ -79,7 +79,7 @@ EXACT: dict[str, Entry] = {
     "HighResNet 3D": Entry(lambda: nets.HighResNet(3, 1, 2)),
     "AutoEncoder 2D": Entry(lambda: nets.AutoEncoder(2, 1, 2, channels=(4, 8), strides=(2, 2), norm="batch"), ndim=2),
     "VoxelMorphUNet 2D": Entry(lambda: nets.VoxelMorphUNet(2, 2, 4, (4, 8, 8, 8), (8, 8, 8, 4)), channels=2, ndim=2),
-    "PatchDiscriminator 2D": Entry(lambda: nets.PatchDiscriminator(2, 4, 1, num_layers_d=2), ndim=2),
+    "PatchDiscriminator 2D": Entry(lambda: nets.PatchDiscriminator(2, 4, 1, num_layers_d=2), ndim=2, output=3),
 }
 
 REFUSED: dict[str, Entry] = {

@@ -34,6 +34,8 @@ class Entry:
     """Of a refused network: a part of the name of the layer to blame."""
     train: bool = False
     """Whether it is left in train mode."""
+    output: int | None = None
+    """Of a network with several outputs, the one that is taken."""
 
     def make(self) -> nn.Module:
         """The network: always with the same weights."""

@@ -188,7 +188,7 @@ STAGES = {
     "legacy": [
         ("chunkinfer.meshes.marching", "March.read", 3),
         ("chunkinfer.passes", "Tables.write", 2),
-        ("chunkinfer.meshes.meshing", "_npz", 2),
+        ("chunkinfer.meshes.meshing", "to_npz", 2),
         ("chunkinfer.passes", "Tables.write", 1),
         ("chunkinfer.meshes.places", "Place.announce", 1),
         ("chunkinfer.storage.files", "Files.delete_many", 1),

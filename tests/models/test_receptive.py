@@ -35,14 +35,14 @@ Array = np.ndarray[Any, Any]
 
 def assert_verified(entry: Entry) -> None:
     """NaN spreads as far as the traced context, and no further."""
-    found = receptive_field(entry.make(), channels=entry.channels, ndim=entry.ndim, verify=True)
+    found = receptive_field(entry.make(), output=entry.output, channels=entry.channels, ndim=entry.ndim, verify=True)
     assert found.exact, found.reasons
     assert found.how == "traced"
     assert found.tight == (True,) * entry.ndim, found
 
 
 def assert_refused(entry: Entry) -> None:
-    found = receptive_field(entry.make(), channels=entry.channels, ndim=entry.ndim, verify=True)
+    found = receptive_field(entry.make(), output=entry.output, channels=entry.channels, ndim=entry.ndim, verify=True)
     assert not found.exact
     assert entry.layer in found.reasons[0]
     assert found.verified is found.tight is None
