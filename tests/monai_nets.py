@@ -114,6 +114,7 @@ REFUSED: dict[str, Entry] = {
         lambda: nets.AutoencoderKL(2, 1, 1, (1, 1), (4, 8), (False, False), 2, norm_num_groups=2),
         ndim=2,
         layer="norm1 (GroupNorm)",
+        output=0,
     ),
 }
 
