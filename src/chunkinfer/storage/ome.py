@@ -20,7 +20,7 @@ from chunkinfer.errors import SourceError
 from chunkinfer.storage import zarr
 from chunkinfer.storage.axes import SPATIAL
 from chunkinfer.storage.described import Request, unsupported
-from chunkinfer.storage.ome_versions import TYPES, one_form, steps_of
+from chunkinfer.storage.ome_versions import TYPES, alone, one_form, steps_of
 from chunkinfer.storage.placement import LONG_NAMES, Placement, cell_corner, common_unit, short_unit, whole
 
 FINEST = "0/"
@@ -105,7 +105,7 @@ def placed_by_shape(
             f"Level {level} of {url} does not say how large its voxels are.",
             f"Its shape {tuple(shape)} beside {tuple(finest)} of the finest level does not tell it either.",
             [
-                f"give the size: open_volume({url!r}, array={levels(image)[level]!r}, voxel_size=(...))",
+                f"open the array itself, and give its size if it is known: {alone(image, level, url)}",
                 "or repair the multiscales metadata",
             ],
         )
@@ -142,7 +142,7 @@ def placement(image: Mapping[str, Any], level: int, stored: tuple[str, ...], url
         raise SourceError(
             f"Level {level} of {url} has the voxel size {sizes}.",
             "A voxel size is positive on every axis.",
-            ["repair the multiscales metadata", f"or open the array itself: array={levels(image)[level]!r}"],
+            ["repair the multiscales metadata", f"or open the array itself: {alone(image, level, url)}"],
         )
     units = {
         dim: short_unit(axis.get("unit"))
@@ -178,7 +178,7 @@ def transformation(
             raise SourceError(
                 f"Level {level} of {url} is placed by the transformation {kind!r}: {dict(step)}.",
                 "Understood are scale, translation and identity, with one number for each axis.",
-                ["resample it onto an upright grid", f"or open the array itself: array={levels(image)[level]!r}"],
+                ["resample it onto an upright grid", f"or open the array itself: {alone(image, level, url)}"],
             )
         if kind == "scale":
             scale = [a * b for a, b in zip(scale, values, strict=True)]

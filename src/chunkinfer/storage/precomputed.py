@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -103,7 +104,9 @@ def _refuse_compressed(folder: Path, url: str) -> None:
             "cloud-volume compresses local chunks by default; without its suffix no reader finds them, and the volume "
             "would read as zeros.",
             [
-                f"unpack them in place: gunzip -r {folder}",
+                f"unpack them in place: gunzip -r {shlex.quote(str(folder))}"
+                if found.endswith(".gz")
+                else "unpack every chunk, and remove the suffix from its name",
                 "or write them anew with CloudVolume(..., compress=False), or to a sharded or zarr volume",
             ],
         )

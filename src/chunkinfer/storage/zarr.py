@@ -69,7 +69,8 @@ def describe3(meta: Mapping[str, Any], url: str) -> tuple[Described, Any]:
 
 def _described(names: Any, attributes: Mapping[str, Any], rank: int, url: str) -> Described:
     axis_names = names if names is not None else attributes.get("axis_names")
-    stored = recognise(axis_names, rank, url)
+    kept = "under dimension_names or, of version 2, _ARRAY_DIMENSIONS"
+    stored = recognise(axis_names, rank, url, kept, f"dask.array.from_zarr({url!r})")
     extra = {name: value for name, value in attributes.items() if name not in KNOWN}
     return Described(stored, canonical(stored), from_attributes(attributes, stored), extra)
 
