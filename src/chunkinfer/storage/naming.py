@@ -182,8 +182,11 @@ def _numbered_by_difference(root: Location, names: list[str]) -> dict[Cell, str]
             f"The names of the files in {root.url} do not tell which number is the section: "
             f"{some[0]} and {some[-1]} are two of {len(some)}.",
             "They differ in more than one number, or in their text.",
-            [f"open_volume({f'{root.url}/{pattern}'!r})" for pattern in _patterns(list(split.values()))]
-            or ["say which number it is: {z} in its place, and * for other text", "or rename the files"],
+            [
+                *(f"open_volume({f'{root.url}/{pattern}'!r})" for pattern in _patterns(list(split.values()))),
+                "say which number it is: {z} in its place, {y} and {x} for tiles, and * for other text",
+                "or rename the files",
+            ][:2],
         )
     field = varying[0] if varying else len(numbers) - 1
     found: dict[Cell, str] = {}

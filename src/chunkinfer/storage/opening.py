@@ -34,7 +34,7 @@ UNPACK = {
 
 OTHERS = {
     ".npz": "its first array: numpy.load({0})[numpy.load({0}).files[0]]",
-    ".nc": "xarray.open_dataset({0}, chunks={{}}), of which one variable is a volume",
+    ".nc": "one of its variables: xarray.open_dataset({0}, chunks={{}})",
     ".hdr": "nibabel.save(nibabel.load({0}), 'volume.nii')",
     ".img": "nibabel.save(nibabel.load({0}), 'volume.nii')",
 }
