@@ -265,6 +265,12 @@ SECTIONS = [
 ]  # fmt: skip
 
 
+def group() -> None:
+    """A group of an array, whose metadata is not consolidated."""
+    array(place="v/raw")()
+    Path("v/zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+
+
 class Quiet(SimpleHTTPRequestHandler):
     """Serves the files of a folder; a folder is nothing, as in a bucket."""
 
@@ -298,6 +304,7 @@ def test_every_line_that_is_advised_works(row: Row, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(("lines", "what", "name", "made"), [
     (0, "cannot be listed", "v/*.png", sections("1.png", "2.png")),
     (0, "None of zarr.json", "nothing", lambda: None),
+    (0, "its store cannot list what is in it", "v", group),
     (1, "There is no object of this name", "v.tif", array(place="v.tif")),
 ])  # fmt: skip
 def test_lines_on_what_a_server_has(

@@ -124,11 +124,13 @@ def _copied(url: str, format: str) -> str:
 
 def unwritable(url: str, error: BaseException, doing: str = "written") -> DestinationError:
     """The error for a destination that does not take data."""
-    return DestinationError(
-        f"{url} cannot be {doing}: {brief(error)}",
-        MEANINGS.get(status(error), ""),
-        ["create the bucket or folder and allow writing to it", "or choose another URL"],
-    )
+    code, said = status(error), brief(error)
+    means, way = MEANINGS.get(code, ""), "create the bucket or folder and allow writing to it"
+    if code == "RESOURCE_EXHAUSTED":
+        way = "make room there, and make the same call again: what is stored stays"
+    if code == "FAILED_PRECONDITION" and "directory" in said:
+        means, way = "A part of its path is a file, and not a folder.", "move that file away"
+    return DestinationError(f"{url} cannot be {doing}: {said}", means, [way, "or choose another URL"])
 
 
 def unread_box(
