@@ -194,7 +194,7 @@ OME = [
     opens("has the type 'time'", 1, image(SCALE, axes=[{"name": "z", "type": "time"}, *AXES[1:]])),
     opens("A coordinate transformation of", 1,
           image({**SCALE, "output": "nowhere"}, version="0.6", coordinateSystems=[SYSTEM], axes=None)),
-    opens("are named ['a', 'y', 'x']", 0, image(SCALE, axes=[{"name": "a", "type": "space"}, *AXES[1:]])),
+    opens("are named ['a', 'y', 'x']", 1, image(SCALE, axes=[{"name": "a", "type": "space"}, *AXES[1:]])),
     opens("has no level 2", 1, image(SCALE, SCALE), level=2),
     opens("is missing", 1, after(image(SCALE, SCALE), without("v/r/c/0/0/*")), level=1),
 ]  # fmt: skip

@@ -23,7 +23,12 @@ def canonical(dims: Sequence[str]) -> tuple[str, ...]:
 
 
 def recognise(
-    names: Sequence[str | None] | None, rank: int, url: str, kept: str = "under axes", array: str = ""
+    names: Sequence[str | None] | None,
+    rank: int,
+    url: str,
+    kept: str = "under axes",
+    array: str = "",
+    instead: str = "or remove the names",
 ) -> tuple[str, ...]:
     """The axes of an array as stored, from the names in its metadata or, without names, from its rank.
 
@@ -31,8 +36,9 @@ def recognise(
     ----------
     names, rank
         Of the array.
-    url, kept, array
-        For messages: where it is, under what its metadata keeps the names, and a line that gives its numbers without.
+    url, kept, array, instead
+        For messages: where it is, under what its metadata keeps the names, and a line that gives its numbers without
+        them, or another way out.
 
     Raises
     ------
@@ -56,9 +62,7 @@ def recognise(
             f"A volume has two to five axes out of (t, c, z, y, x), each once; this array has rank {rank}.",
             [
                 f"rename them in its metadata, {kept}",
-                f"give other names here: xarray.DataArray({array}, dims={BY_RANK[rank]})"
-                if array
-                else "or open one of its arrays, whose axes may have names of their own",
+                f"give other names here: xarray.DataArray({array}, dims={BY_RANK[rank]})" if array else instead,
             ],
         )
     return dims

@@ -76,7 +76,12 @@ def unreadable(url: str, error: BaseException, doing: str = "opened") -> SourceE
     return SourceError(
         f"{url} cannot be {doing}: {brief(error)}",
         MEANINGS.get(status(error), ""),
-        ["check permissions, credentials and endpoint, and try the URL with another tool", "or copy the data anew"],
+        [
+            "check credentials, bucket and endpoint, and try the URL with another tool"
+            if "://" in url
+            else "check the permissions of its folders, and whether another tool opens it",
+            "or copy the data anew",
+        ],
     )
 
 

@@ -15,6 +15,7 @@ from chunkinfer.storage import cf, chunk_keys, failures, n5, naming, ome, pictur
 from chunkinfer.storage.axes import canonical, recognise
 from chunkinfer.storage.described import Contents, Described, check_dtype, digest_of
 from chunkinfer.storage.nodes import OBJECTS, Node, arrays_below, find, look, parse, planes_or_more, read_objects
+from chunkinfer.storage.ome_versions import alone
 from chunkinfer.storage.ranges import stored
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import canonical as canonical_text
@@ -218,7 +219,8 @@ def _from_group(node: Node, level: int, missing: str) -> Source:
     found = look(node.location.child(paths[level]))
     described, dtype = describe_zarr(found)
     check_dtype(dtype, found.location.url)
-    stored = recognise(ome.axis_names(image), len(found.meta["shape"]), url)
+    itself = f"open the array itself: {alone(image, level, url)}"
+    stored = recognise(ome.axis_names(image), len(found.meta["shape"]), url, instead=itself)
     if level > 0 and not ome.is_placed(image, level):
         finest = look(node.location.child(paths[0])).meta["shape"]
         image = ome.placed_by_shape(image, level, found.meta["shape"], finest, url)

@@ -124,7 +124,7 @@ def _far(root: Location, what: str) -> SourceError:
     return SourceError(
         f"The numbers in the names of {root.url} do not follow each other: {what}.",
         "They are not those of sections or tiles, or most files are not there, or tiles overlap.",
-        ["say which number counts sections, such as slice_{z}_*.png", "or rename the files"],
+        ["say which number counts sections: {z} in its place, and * for other text", "or rename the files"],
     )
 
 
