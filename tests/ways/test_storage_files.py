@@ -68,6 +68,11 @@ def linked() -> None:
     h5(lambda file: file.update({"raw": h5py.ExternalLink("other.h5", "/x")}))()
 
 
+def linked_group() -> None:
+    h5(lambda file: file.create_dataset("x/y", data=ARRAY), "other.h5")()
+    h5(lambda file: file.update({"raw": h5py.ExternalLink("other.h5", "/x")}))()
+
+
 def virtual() -> None:
     h5(lambda file: file.create_dataset("x", data=ARRAY), "other.h5")()
     layout = h5py.VirtualLayout(ARRAY.shape, "u1")
@@ -92,6 +97,7 @@ HDF = [
     opens("holds nothing of the name", 1, h5(lambda file: file.create_group("empty")), "v.h5", array="raw"),
     opens("holds no arrays of two or more axes", 1, h5(lambda file: file.update({"list": ARRAY[0, 0]})), "v.h5"),
     opens("is a link into another file", 1, linked, "v.h5", array="raw"),
+    opens("is a link into another file", 0, linked_group, "v.h5", array="raw"),
     opens("values lie in other files", 1, virtual, "v.h5"),
     opens("compressed by blosc (32001)", 0, h5(filtered), "v.h5"),
     opens("are not its values", 2, dataset(scale_factor=np.array([0.5]), add_offset=3), "v.h5"),

@@ -59,6 +59,7 @@ VALUES = [
     saves("The axes of a precomputed volume", 2, TIMES, ".precomputed"),
     saves("The data type of a precomputed volume", 2, VOLUME.astype("f8"), ".precomputed"),
     saves("The data type of a precomputed volume", 2, BYTES.astype("i8"), ".precomputed"),
+    saves("The data type of a precomputed volume", 2, VOLUME > 0.5, ".precomputed"),
     saves("The compression of a precomputed volume", 1, suffix=".precomputed", compression="zstd"),
     saves("The channels in a chunk", 2, AFFINITIES, ".precomputed", chunks=(1, 8, 8, 8)),
     saves("The encoding of a precomputed volume", 2, suffix=".precomputed", encoding="compresso"),
@@ -258,6 +259,7 @@ def test_a_ledger_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pyt
     said(refused.value)
 
 
+@pytest.mark.slow
 def test_an_image_that_two_programs_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(VOLUME, url := tmp_path / "v.ome.zarr")
     with_levels = ome.with_levels
