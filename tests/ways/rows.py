@@ -88,12 +88,13 @@ NAMES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def refusals(row: Row, place: Path, monkeypatch: pytest.MonkeyPatch) -> ChunkinferError:
-    """The error, once its ways have been run."""
+def refusals(row: Row, place: Path, monkeypatch: pytest.MonkeyPatch, stored: bool = True) -> ChunkinferError:
+    """The error, once its ways have been run; ``stored`` says whether there are volumes and skeletons at the place."""
     monkeypatch.chdir(place)
-    ci.save(VOLUME, place / "em.zarr", progress=False)
-    (place / "skeletons").mkdir()
-    (place / "skeletons" / "1.swc").write_text("1 0 1 1 1 1 -1\n2 0 2 2 2 1 1\n")
+    if stored:
+        ci.save(VOLUME, place / "em.zarr", progress=False)
+        (place / "skeletons").mkdir()
+        (place / "skeletons" / "1.swc").write_text("1 0 1 1 1 1 -1\n2 0 2 2 2 1 1\n")
     given = {"volume": VOLUME, "model": NET, **row.given}  # what lines call by the names of arguments
     names = {**NAMES, **given, "save": save, "url": str(place / "new.zarr"), **row.names}
     with pytest.raises(ChunkinferError) as refused:

@@ -64,12 +64,12 @@ def _refuse(node: Node, packed: Mapping[str, Any]) -> None:
 
 def _ways(node: Node, packed: Mapping[str, Any]) -> list[str]:
     """What reads the values, and what the numbers: a DataArray or a dask array is a volume too."""
-    url, above = node.location.url, _above(node.location)
-    if above is not None and any(_objects(above, [".zgroup", "zarr.json"]).values()):
+    url = node.location.url
+    if above := _group(node):
         name = url.rpartition("/")[2]
         return [
-            f"the values: xarray.open_zarr({above.url!r})[{name!r}]",
-            f"the stored numbers: xarray.open_zarr({above.url!r}, mask_and_scale=False)[{name!r}]",
+            f"the values: xarray.open_zarr({above!r})[{name!r}]",
+            f"the stored numbers: xarray.open_zarr({above!r}, mask_and_scale=False)[{name!r}]",
         ]
     numbers = f"dask.array.from_zarr({url!r})"
     values = f"{numbers} * {packed.get('scale_factor', 1)} + {packed.get('add_offset', 0)}"
@@ -77,6 +77,12 @@ def _ways(node: Node, packed: Mapping[str, Any]) -> list[str]:
         if name in packed:
             values = f"dask.array.where({numbers} == {packed[name]!r}, float('nan'), {values})"
     return [f"the values: {values}", f"the stored numbers: {numbers}"]
+
+
+def _group(node: Node) -> str:
+    """The URL of the group that an array lies in, which xarray opens; '' where it is in none."""
+    above = _above(node.location)
+    return above.url if above is not None and any(_objects(above, [".zgroup", "zarr.json"]).values()) else ""
 
 
 def _is_nan(value: Any) -> bool:
@@ -124,7 +130,7 @@ def placed(node: Node, stored: Sequence[str], stated: Placement) -> Placement:
         if coordinate.meta["shape"] != [lengths[dim]] or lengths[dim] > COORDINATES:
             raise ValueError(f"{name} has the shape {coordinate.meta['shape']}, and its axis {lengths[dim]} voxels")
         units[dim] = short_unit(coordinate.attributes.get("units", node.attributes.get("unit", stated.unit)))
-        sizes[dim], offset[dim] = _grid(_values(coordinate), sizes.get(dim, 1.0), dim, node)
+        sizes[dim], offset[dim] = _grid(_values(coordinate), sizes.get(dim, 1.0), name, node)
         # Of version 2, xarray keeps _FillValue as the fill value, and none where no value is missing.
         if node.format == "zarr2" and (fill := node.meta.get("fill_value")) is not None and not _is_nan(fill):
             _refuse(node, {"fill_value": fill})
@@ -169,17 +175,22 @@ def _values(node: Node) -> np.ndarray[Any, np.dtype[np.float64]]:
         raise failures.unreadable(node.location.url, error) from error
 
 
-def _grid(values: np.ndarray[Any, np.dtype[np.float64]], stated: float, dim: str, node: Node) -> tuple[float, float]:
-    """Size of a voxel, and the first one's position in voxels."""
+def _grid(values: np.ndarray[Any, np.dtype[np.float64]], stated: float, axis: str, node: Node) -> tuple[float, float]:
+    """Size of a voxel, and the first one's position in voxels, of the values along an axis, by its stored name."""
     size = float(values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else float(stated)
-    if not np.isfinite(values).all() or size <= 0 or np.abs(np.diff(values) / size - 1).max(initial=0) > 1e-3:
-        above, _, name = node.location.url.rpartition("/")
-        volume = f"xarray.open_zarr({above!r})[{name!r}]"
+    even = np.isfinite(values).all() and size != 0 and np.abs(np.diff(values) / size - 1).max(initial=0) <= 1e-3
+    if not even or size < 0:
+        url, above = node.location.url, _group(node)
+        volume = f"xarray.open_zarr({above!r})[{url.rpartition('/')[2]!r}]" if above else ""
+        turned = f"turn it round: {volume}.isel({axis}=slice(None, None, -1))"
         raise SourceError(
-            f"The coordinates of axis {dim} beside {node.location.url} run from {values[0]:g} to {values[-1]:g}, "
+            f"The coordinates of axis {axis} beside {node.location.url} run from {values[0]:g} to {values[-1]:g}, "
             "and not evenly upwards.",
             "Positions of voxels are multiples of a voxel size. Sections are missing, or the axis is reversed.",
-            [f"{volume}.drop_vars({dim!r})", f"or, where it is reversed: {volume}.sortby({dim!r})"],
+            [
+                f"without them: {volume}.drop_vars({axis!r})" if above else f"without: dask.array.from_zarr({url!r})",
+                turned if even and above else f"or repair what {axis} holds",
+            ],
         )
     size = float(f"{size:.12g}")  # 0.3 - 0.2 is 0.1
     return size, whole(float(values[0]) / size)

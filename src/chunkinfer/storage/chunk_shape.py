@@ -28,7 +28,7 @@ def default_chunks(
     """
     size = {dim: (voxel_size or {}).get(dim, 1.0) for dim in "zyx"}
     thick = size["z"] > THICK * sqrt(size["y"] * size["x"])
-    depth, width = min(32 if thick else 64, dict(zip(dims, shape, strict=True)).get("z", 1)), 64
+    depth, width = min(32 if thick else 64, max(1, dict(zip(dims, shape, strict=True)).get("z", 1))), 64
     while depth * width**2 <= VOXELS // 2:
         width *= 2
     wanted = {"t": 1, "z": depth, "y": width, "x": width}

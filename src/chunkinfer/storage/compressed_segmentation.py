@@ -64,7 +64,10 @@ def encode_row(
                 f"A chunk of {(*shape[:2], chunk)} voxels (z, y, x) has too many different labels for "
                 "compressed_segmentation.",
                 f"The encoding finds tables of labels within {4 * ADDRESSED >> 20} MiB, which random labels exceed.",
-                ["take smaller chunks: chunks=(64, 64, 64)", 'or another encoding: encoding="raw"'],
+                [
+                    "another encoding: encoding='raw'",
+                    "smaller chunks: chunks=(64, 64, 64)" if len(labels) == 1 and shape[0] > 1 else "or smaller chunks",
+                ],
             )
     return [room[:end].astype("<u4") for room, end in zip(rooms, ends, strict=True)]
 

@@ -15,7 +15,7 @@ from chunkinfer.storage import erasing, failures, n5_output, ome, precomputed, z
 from chunkinfer.storage.attributes import as_json
 from chunkinfer.storage.axes import ORDER
 from chunkinfer.storage.chunk_shape import default_chunks
-from chunkinfer.storage.described import Request, unsupported
+from chunkinfer.storage.described import ZARR, Request, unsupported
 from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.opening import DRIVERS, open_source
 from chunkinfer.storage.placement import Placement, short_unit
@@ -59,16 +59,19 @@ def guess_format(url: str | os.PathLike[str], format: str | None = None) -> str:
     """The format of an output: the one asked for, else by prefix or suffix of the URL, else zarr3."""
     location = locate(url)
     if location.read_only:
+        stem = location.url.rpartition("/")[2].partition(".")[0]
         raise DestinationError(
             f"{location.url} can only be read.",
             "Outputs go to a file system, S3 or Google Cloud Storage.",
-            ["choose another URL: a path, s3://bucket/name or gs://bucket/name", "or mount the place as a folder"],
+            [f"to a path: save(array, {f'{stem}.zarr'!r})", "or to s3://bucket/name or gs://bucket/name"],
         )
     by_suffix = (name for suffix, name in SUFFIXES.items() if location.url.endswith(suffix))
     asked = format or location.format or next(by_suffix, "zarr3")
     asked = "zarr3" if asked == "zarr" else asked
     if asked not in FORMATS:
-        raise unsupported("The format of an output", asked, tuple(FORMATS), ("choose one of these",))
+        raise unsupported(
+            "The format of an output", asked, tuple(FORMATS), (ZARR, "leave format= out to take the URL's")
+        )
     return asked
 
 
@@ -217,7 +220,10 @@ def as_destination(source: Source) -> Destination:
         raise DestinationError(
             f"{source.url} ({source.format}) can only be read.",
             "Outputs are zarr, precomputed or N5, on a file system, S3 or Google Cloud Storage.",
-            ["choose another URL", "or another format: format='zarr3'"],
+            [
+                f"write to a copy of it: save(open_volume({source.url!r}), 'copy.ome.zarr', pyramid=True)",
+                "or give the place that it was written to",
+            ],
         )
     members = {field.name: getattr(source, field.name) for field in fields(Source)}
     spec = {**source.spec, "store_data_equal_to_fill_value": True}
@@ -243,18 +249,23 @@ def _request(
     """Bring all arguments to one form."""
     dims = tuple(dims)
     if dims != tuple(dim for dim in ORDER if dim in dims) or not len(dims) >= 2:
-        raise unsupported("The axes of an output", dims, "two to five of ('t', 'c', 'z', 'y', 'x'), in that order")
+        listed = "two to five of ('t', 'c', 'z', 'y', 'x'), in that order"
+        raise unsupported("The axes of an output", dims, listed, ("transpose the array", "or rename its axes"))
     chunks = default_chunks(shape, dims, voxel_size) if chunks is None else chunks
     for what, values in {"shape": shape, "chunks": chunks, "shards": shards}.items():
         if values is not None and (
             len(values) != len(dims) or any(value != int(value) or value < 1 for value in values)
         ):
-            raise unsupported(f"The {what} of an output", tuple(values), f"{len(dims)} positive integers, for {dims}")
+            ways = (f"leave {what}= out", f"or give one integer for each of {dims}")
+            if what == "shape":
+                ways = ("give an array that has voxels", ways[1])
+            raise unsupported(f"The {what} of an output", tuple(values), f"{len(dims)} positive integers", ways)
     chunks = tuple(int(value) for value in chunks)
     shards = None if shards is None else tuple(int(value) for value in shards)
     placement = Placement(dict(voxel_size or {}), short_unit(unit), dict(offset or {})).complete(dims)
     if not all(np.isfinite(size) and size > 0 for size in placement.voxel_size.values()):
-        raise unsupported("The voxel size of an output", dict(placement.voxel_size), "positive numbers")
+        ways = ("repair the coordinates of the array", "or drop them: save(array.drop_vars(array.coords), url)")
+        raise unsupported("The voxel size of an output", dict(placement.voxel_size), "positive numbers", ways)
     return Request(
         shape=tuple(int(value) for value in shape),
         dtype=np.dtype(dtype),

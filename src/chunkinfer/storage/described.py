@@ -90,11 +90,23 @@ def digest_of(*texts: bytes) -> str:
     return total.hexdigest()
 
 
-def unsupported(what: str, given: object, supported: object, ways: tuple[str, ...] = ()) -> DestinationError:
+ZARR = "format='zarr3'"
+"""A way out where another format holds what this one cannot."""
+
+
+def unsupported(what: str, given: object, supported: object, ways: tuple[str, str]) -> DestinationError:
     """The error for a value that a format cannot hold."""
     listed = ", ".join(map(str, supported)) if isinstance(supported, tuple | list) else str(supported)
     return DestinationError(
         f"{what} cannot be {given!r}.",
         f"Supported: {listed}.",
-        ways or ("choose one of these", "or write another format: format='zarr3'"),
+        ways,
     )
+
+
+def unsupported_type(what: str, dtype: str, supported: tuple[str, ...]) -> DestinationError:
+    """The error for a type of voxels that a format cannot hold, and zarr can."""
+    near = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "int32", "uint64": "uint32"}
+    fitting = near.get(dtype, "")
+    convert = f"convert it, if its values fit: save(array.astype({fitting!r}), url)"
+    return unsupported(what, dtype, supported, (ZARR, convert if fitting in supported else "or convert it"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.errors import DestinationError
+from chunkinfer.errors import ChunkinferError, DestinationError
 from chunkinfer.storage import failures
 from chunkinfer.storage.chunks import Chunks
 from chunkinfer.storage.shards import Shards
@@ -49,6 +49,8 @@ class Destination(Source):
         try:
             self._write(index, np.ascontiguousarray(array))
         except failures.FAILURES as error:
+            if isinstance(error, ChunkinferError):
+                raise
             raise failures.unwritable(self.url, error) from error
         return array.nbytes
 

@@ -132,7 +132,7 @@ def check_room(location: Location, overwrite: bool) -> Belongings | None:
         raise DestinationError(
             f"{location.url} holds an array already ({', '.join(n for n in there.metadata if n in OBJECTS)}).",
             "An earlier run or another tool wrote it.",
-            ["choose another URL", "or, if it can go, pass overwrite=True"],
+            ["choose another URL", "if it can go: overwrite=True"],
         )
     if not empty:
         raise DestinationError(

@@ -42,6 +42,9 @@ MEMBERS = {
 }
 """Member of an array's metadata -> what it means that tensorstore does not take it, and a way out."""
 
+CODECS = ("compressor", "compression", "codecs")
+"""Members that say how chunks are encoded, in which tools differ."""
+
 COPY = "zarr.from_array('copy.zarr', data=a, filters='auto', compressors='auto', attributes=dict(a.attrs))"
 """What copies a zarr array ``a`` with zarr-python into chunks that every reader knows."""
 
@@ -73,7 +76,12 @@ def unreadable(url: str, error: BaseException, doing: str = "opened") -> SourceE
     return SourceError(
         f"{url} cannot be {doing}: {brief(error)}",
         MEANINGS.get(status(error), ""),
-        ["check permissions, credentials and endpoint, and try the URL with another tool", "or copy the data anew"],
+        [
+            "check credentials, bucket and endpoint, and try the URL with another tool"
+            if "://" in url
+            else "check the permissions of its folders, and whether another tool opens it",
+            "or copy the data anew",
+        ],
     )
 
 
@@ -87,7 +95,7 @@ def refused_metadata(url: str, format: str, meta: Mapping[str, Any], error: Base
         return SourceError(
             f"The metadata of {url} is not read: {reason}",
             f"It is damaged, or says more than {format} prescribes.",
-            ["compare it with the format's specification and repair it", _copied(url, format)],
+            ["compare it with the format's specification and repair it", "or write the array anew"],
         )
     name = ".".join(map(str, path))
     try:
@@ -96,9 +104,9 @@ def refused_metadata(url: str, format: str, meta: Mapping[str, Any], error: Base
     except (LookupError, TypeError):
         stated = f"no {name}"
     means, way = MEMBERS.get(path[0], (f"It is not what {format} prescribes.", f"repair {path[0]} in its metadata"))
-    return SourceError(
-        f"The metadata of {url} says {stated}, which is not read: {reason}", means, [way, _copied(url, format)]
-    )
+    # What is wrong in the metadata itself, no other tool reads either.
+    other = _copied(url, format) if path[0] in CODECS else "or write the array anew"
+    return SourceError(f"The metadata of {url} says {stated}, which is not read: {reason}", means, [way, other])
 
 
 def _member(said: str) -> tuple[list[Any], str]:
@@ -121,17 +129,21 @@ def _copied(url: str, format: str) -> str:
 
 def unwritable(url: str, error: BaseException, doing: str = "written") -> DestinationError:
     """The error for a destination that does not take data."""
-    return DestinationError(
-        f"{url} cannot be {doing}: {brief(error)}",
-        MEANINGS.get(status(error), ""),
-        ["create the bucket or folder and allow writing to it", "or choose another URL"],
-    )
+    code, said = status(error), brief(error)
+    means, way = MEANINGS.get(code, ""), "create the bucket or folder and allow writing to it"
+    if code == "RESOURCE_EXHAUSTED":
+        way = "make room there, and make the same call again: what is stored stays"
+    if code == "FAILED_PRECONDITION" and "directory" in said:
+        means, way = "A part of its path is a file, and not a folder.", "move that file away"
+    return DestinationError(f"{url} cannot be {doing}: {said}", means, [way, "or choose another URL"])
 
 
-def unread_box(url: str, box: tuple[tuple[int, int], ...], error: BaseException, format: str = "") -> SourceError:
+def unread_box(
+    url: str, box: tuple[tuple[int, int], ...], error: BaseException, format: str = "", level: int = 0
+) -> SourceError:
     """The error for a box that could not be read: a missing chunk, or a damaged one."""
     if status(error) == "NOT_FOUND":
-        return missing_chunk(url, box, brief(error).removeprefix("NOT_FOUND: "))
+        return missing_chunk(url, box, brief(error).removeprefix("NOT_FOUND: "), level)
     if "blosc" in str(error) and format.startswith("zarr"):
         return SourceError(
             f"{url} cannot be read in the box {_text(box)}: {brief(error)}",
@@ -143,18 +155,23 @@ def unread_box(url: str, box: tuple[tuple[int, int], ...], error: BaseException,
         MEANINGS.get(status(error), ""),
         [
             "write the chunk named above anew, or copy it from another replica",
-            "delete the chunk, and open the source with missing='fill' to read fill values there",
+            "or delete it, and open the volume with missing='fill': then fill values are read there",
         ],
     )
 
 
-def missing_chunk(url: str, box: tuple[tuple[int, int], ...], chunk: str) -> MissingChunk:
+def filled(url: str, level: int = 0) -> str:
+    """The line that opens a volume with fill values where chunks are absent."""
+    return f"open_volume({url!r}, {f'level={level}, ' if level else ''}missing='fill')"
+
+
+def missing_chunk(url: str, box: tuple[tuple[int, int], ...], chunk: str, level: int = 0) -> MissingChunk:
     """The error for an absent chunk; ``chunk`` is a clause that names it and says that it is missing."""
     return MissingChunk(
         f"{url}: {chunk} (read in the box {_text(box)}).",
         "Either a write never finished, or the writer left out chunks equal to the fill value.",
         [
-            "if absent chunks are meant to hold the fill value: open_volume(url, missing='fill')",
+            f"if absent chunks are meant to hold the fill value: {filled(url, level)}",
             "otherwise write the missing part again before reading it",
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -45,7 +46,9 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
         labels = [label.label or None for label in dataset.dims] if any(d.label for d in dataset.dims) else None
         tags = _axistags(attributes)
         named = labels or [tag["key"] for tag in tags] or _first(attributes, "axis_names", "_ARRAY_DIMENSIONS")
-        stored = recognise(named or scales.names(dataset), dataset.ndim, f"{file.url}/{name}")
+        kept = "as labels of its dimensions, or under axistags, axis_names or _ARRAY_DIMENSIONS"
+        array = scales.by_h5py((file.url, name))
+        stored = recognise(named or scales.names(dataset), dataset.ndim, f"{file.url}/{name}", kept, array)
         scales.refuse_packed(attributes, (file.url, name))
         placement = _placement(attributes, tags, stored)
         if not placement.voxel_size:
@@ -162,27 +165,33 @@ def _dataset(file: Any, name: str, url: str) -> Any:
 
     dataset = file.get(name)
     if dataset is not None and dataset.file != file:
-        raise _elsewhere(f"{url}/{name}", "a link into another file")
+        raise _elsewhere((url, name), "a link into another file", isinstance(dataset, h5py.Dataset))
     if isinstance(dataset, h5py.Group):
         names = _names(dataset)
         raise AmbiguousSource(
             f"{url}/{name} is a group that holds {', '.join(names[:20]) or 'no arrays'}.",
             "A volume is one dataset.",
-            [f"open_volume(..., array={f'{name}/{other}'!r})" for other in names[:2]] or ["name another group"],
+            [f"open_volume({url!r}, array={f'{name}/{other}'!r})" for other in names[:2]]
+            or [f"look at what the file holds: h5py.File({url!r}).visititems(print)", "and name another part of it"],
         )
     if dataset is None:
+        names = _names(file)
         raise SourceNotFound(
             f"{url} holds nothing of the name {name!r}.",
-            f"It holds {', '.join(_names(file)[:20]) or 'no arrays'}.",
-            ["give one of these: open_volume(url, array='...')", "or the path behind the file: file.h5/volumes/raw"],
+            f"It holds {', '.join(names[:20]) or 'no arrays'}.",
+            [
+                *(f"open_volume({url!r}, array={other!r})" for other in names[:1]),
+                *(f"or with the name behind the file: open_volume({f'{url}/{other}'!r})" for other in names[:1]),
+            ]
+            or [f"look at what the file holds: h5py.File({url!r}).visititems(print)", "or give another file"],
         )
     if dataset.external or dataset.is_virtual:
-        raise _elsewhere(f"{url}/{name}", "a dataset whose values lie in other files")
-    _check_filters(dataset, f"{url}/{name}")
+        raise _elsewhere((url, name), "a dataset whose values lie in other files", True)
+    _check_filters(dataset, (url, name))
     return dataset
 
 
-def _check_filters(dataset: Any, url: str) -> None:
+def _check_filters(dataset: Any, place: tuple[str, str]) -> None:
     """Refuse chunks that went through a filter which is not here."""
     import h5py
 
@@ -192,25 +201,31 @@ def _check_filters(dataset: Any, url: str) -> None:
     if not absent:
         return
     listed = ", ".join(f"{FILTERS.get(code, name or 'a filter')} ({code})" for code, name in absent)
-    what = f"The chunks of {url} are compressed by {listed}, which h5py does not bring."
+    what = f"The chunks of {'/'.join(place)} are compressed by {listed}, which h5py does not bring."
+    repack = f"write it anew where it can be read: h5repack -f GZIP=4 {shlex.quote(place[0])} repacked.h5"
     if "hdf5plugin" in sys.modules:
         raise SourceError(
             what,
             "hdf5plugin is installed, and does not bring it either.",
-            ["h5repack -f GZIP=4 in.h5 out.h5, where it can be read", "set HDF5_PLUGIN_PATH to the filter's folder"],
+            [repack, "or set HDF5_PLUGIN_PATH to the filter's folder"],
         )
     raise MissingExtra(
         what,
         "hdf5plugin brings blosc, zstd, LZ4, bitshuffle, bzip2 and others; workers need it too.",
-        ["pip install hdf5plugin", "h5repack -f GZIP=4 in.h5 out.h5, where it can be read"],
+        ["pip install hdf5plugin", repack],
     )
 
 
-def _elsewhere(url: str, what: str) -> SourceError:
+def _elsewhere(place: tuple[str, str], what: str, has_values: bool) -> SourceError:
+    url, name = place
+    copied = f"h5py.File('copy.h5', 'w')['main'] = h5py.File({url!r})[{name!r}][()]"
     return SourceError(
-        f"{url} is {what}.",
+        f"{url}/{name} is {what}.",
         "Only the file that was named is read, because what it says of others could lead anywhere.",
-        ["open the other file itself", "or copy the values into one file: h5repack, or h5py in two lines"],
+        [
+            "open the other file itself",
+            f"if you trust this one, copy the values: {copied}" if has_values else "or name a dataset of this one",
+        ],
     )
 
 
@@ -231,7 +246,7 @@ def _only(file: Any, url: str) -> str:
         raise SourceError(
             f"{url} holds no arrays of two or more axes.",
             "They lie in other files, or were never written.",
-            ["give another file", "or name what lies behind a link: open_volume(url, array='...')"],
+            ["give another file", f"look at what this one holds: h5py.File({url!r}).visititems(print)"],
         )
     raise AmbiguousSource(
         f"{url} holds {len(names)} arrays: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}.",

@@ -19,6 +19,7 @@ cannot replace a ledger: a block may be half written, and other writers may leav
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import zlib
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage.files import Files
+from chunkinfer.storage.files import FOLDER, Files
 from chunkinfer.storage.segments import Entry, Finished, Segment
 
 HEADER, REPORT, FAILED = "ledger.json", "run.json", "failed.json"
@@ -274,13 +275,17 @@ class Ledger:
         return table
 
     def _refuse(self, name: str, why: str) -> NoReturn:
-        lost = "delete that object: only the blocks that it lists are computed again"
+        url, of_run = os.fspath(self.files.url), self.files.prefix == FOLDER
+        lost = f"delete {url}/{self.files.prefix}/{name}: only the blocks that it lists are computed again"
         if name in (REPORT, FAILED):
-            lost = "delete that object: it tells how the last run went, and the next one writes it anew"
+            lost = (
+                f"delete {url}/{self.files.prefix}/{name}: it tells how the last run went, and the next writes it anew"
+            )
+        anew = f"start anew: save(array, {url!r}, overwrite=True)"
         raise DestinationError(
             f"The ledger object {name} of {self.files.url} is damaged: {why}.",
             "It was cut short by a full disk, or edited.",
-            [lost, "start anew: save(array, url, overwrite=True)"],
+            [lost, anew if of_run else "or start anew, by the call that made it and overwrite=True"],
         )
 
 

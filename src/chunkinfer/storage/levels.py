@@ -20,7 +20,7 @@ from chunkinfer.storage.described import Described, digest_of
 from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.erasing import erase_below
 from chunkinfer.storage.files import Files
-from chunkinfer.storage.nodes import KEPT, Node, look
+from chunkinfer.storage.nodes import KEPT, Node, arrays_below, look
 from chunkinfer.storage.ome_versions import has_systems
 from chunkinfer.storage.opening import open_source, turned
 from chunkinfer.storage.placement import Placement, whole
@@ -327,11 +327,14 @@ def open_image(url: str | os.PathLike[str], missing: str = "error") -> Image:
         return _Volume(node, missing)
     if node.is_group and ome.multiscale(node.attributes) is not None:
         return _Group(node, missing)
+    inside = arrays_below(node) or [] if node.is_group else []
+    # Of N5, the levels of an image are arrays of its group.
+    place = node.location.url if not inside or "s0" in inside else f"{node.location.url}/{inside[0]}"
     raise DestinationError(
         f"{node.location.url} has no place for levels: it is a {node.format} {'group' if node.is_group else 'array'}.",
         "Precomputed volumes and OME-Zarr images have levels; a plain array is one.",
         [
-            f"copy it: save({node.location.url!r}, 'image.ome.zarr', pyramid=True)",
-            f"or into precomputed: save({node.location.url!r}, 'image.precomputed', pyramid=True)",
+            f"copy it: save({place!r}, 'image.ome.zarr', pyramid=True)",
+            f"or into precomputed: save({place!r}, 'image.precomputed', pyramid=True)",
         ],
     )

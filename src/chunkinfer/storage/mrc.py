@@ -145,13 +145,14 @@ def _makes_sense(header: Any, size: int) -> bool:
 
 
 def _unmarked(url: str, content: bytes) -> SourceError:
+    data = f"mrcfile.open({url!r}, permissive=True).data"
     return SourceError(
         f"{url} is not marked as MRC, and its byte order or origin cannot be told: bytes 208 to 212 are "
         f"{content[208:212]!r} where b'MAP ' is expected, and bytes 212 to 216, the machine stamp, are "
         f"0x{content[212:216].hex()} where 0x44440000, 0x44410000 or, in big-endian files, 0x11110000 is.",
         "It is damaged or another format; or of an old program, and its header fits the file in no or in both orders.",
         [
-            f"look at it: mrcfile.open({url!r}, permissive=True).data",
-            "and if that is right: mrcfile.write('new.mrc', data, voxel_size=...)",
+            f"look at it: {data}",
+            f"and if that is right, write it anew: mrcfile.write('new.mrc', {data})",
         ],
     )

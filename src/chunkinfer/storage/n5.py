@@ -54,7 +54,7 @@ def describe(meta: Mapping[str, Any], url: str, finest: Mapping[str, Any] | None
             ["write it anew as version 4, or as zarr", "or, if it is of one of these: correct n5 in attributes.json"],
         )
     rank = len(meta["dimensions"])
-    stored = recognise(meta.get("axes"), rank, url)
+    stored = recognise(meta.get("axes"), rank, url, instead="or remove the names: then axes count from x on")
     if not meta.get("axes"):
         stored = BY_RANK[rank][::-1]
     extra = {name: value for name, value in meta.items() if name not in KNOWN}

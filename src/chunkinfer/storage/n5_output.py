@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from chunkinfer.storage.axes import SPATIAL
-from chunkinfer.storage.described import Request, unsupported
+from chunkinfer.storage.described import ZARR, Request, unsupported, unsupported_type
 from chunkinfer.storage.n5 import KNOWN, MARKER
 from chunkinfer.storage.placement import LONG_NAMES, METRES, nanometres
 
@@ -29,13 +29,16 @@ def files(request: Request) -> dict[str, bytes]:
         What the format cannot hold.
     """
     if request.dtype.name not in DTYPES:
-        raise unsupported("The data type of an N5 dataset", request.dtype.name, DTYPES)
+        raise unsupported_type("The data type of an N5 dataset", request.dtype.name, DTYPES)
     if request.shards is not None:
-        raise unsupported("The shards of an N5 dataset", request.shards, "none: each chunk is an object")
+        ways = ("leave shards= out", ZARR)
+        raise unsupported("The shards of an N5 dataset", request.shards, "none: each chunk is an object", ways)
     if request.encoding not in (None, "raw"):
-        raise unsupported("The encoding of an N5 dataset", request.encoding, "compressions, see compression=")
+        ways = ("leave encoding= out", "or write a precomputed volume, whose chunks are encoded")
+        raise unsupported("The encoding of an N5 dataset", request.encoding, "compressions, see compression=", ways)
     if (compression := request.compression or "gzip") not in COMPRESSIONS:
-        raise unsupported("The compression of an N5 dataset", compression, tuple(COMPRESSIONS))
+        ways = ("compression='gzip'", "leave compression= out")
+        raise unsupported("The compression of an N5 dataset", compression, tuple(COMPRESSIONS), ways)
     size, unit, offset = request.placement.voxel_size, request.placement.unit, request.placement.offset
     if (
         unit in METRES and unit not in LONG_NAMES

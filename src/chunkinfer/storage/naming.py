@@ -76,7 +76,7 @@ def _numbered(root: Location, pattern: str) -> dict[Cell, str]:
         raise SourceError(
             f"The pattern {pattern!r} does not say that it names pictures.",
             f"Sections are files that end in {', '.join(SUFFIXES)}.",
-            ["end the pattern with the suffix, such as *.png", "or give the folder"],
+            ["end the pattern with the suffix of the pictures, such as *.png", f"or give the folder: {root.url}"],
         )
     expression, fields = _expression(pattern)
     listed = [(name, match) for name in _listed(root, pattern) if (match := re.fullmatch(expression, name))]
@@ -148,7 +148,7 @@ def _listed(root: Location, pattern: str) -> list[str]:
             f"{root.url} cannot be listed: http has no word for it.",
             "So it is not known how many sections there are.",
             [
-                f"say which: open_volume('{root.url}/" + re.sub(SPECIAL, "{00000..00249}", pattern, count=1) + "')",
+                "state the first and the last number, as they are written: {00000..00249} in place of {z} or *",
                 "or copy the files to a folder or a bucket",
             ],
         ) from error
@@ -165,7 +165,7 @@ def _pictures_in(location: Location) -> list[str]:
         raise AmbiguousSource(
             f"{location.url} holds pictures of several kinds: {listed}.",
             "Which of them are the sections cannot be guessed.",
-            [f"open_volume('{location.url}/*{kind}')" for kind in sorted(kinds)[:2]],
+            [f"open_volume({f'{location.url}/*{kind}'!r})" for kind in sorted(kinds)[:2]],
         )
     return names
 
@@ -183,9 +183,10 @@ def _numbered_by_difference(root: Location, names: list[str]) -> dict[Cell, str]
             f"{some[0]} and {some[-1]} are two of {len(some)}.",
             "They differ in more than one number, or in their text.",
             [
-                f"say which number it is: open_volume('{root.url}/slice_{{z}}_*.png')",
-                f"or choose files by a pattern: open_volume('{root.url}/em_*.png')",
-            ],
+                *(f"open_volume({f'{root.url}/{pattern}'!r})" for pattern in _patterns(list(split.values()))),
+                "say which number it is: {z} in its place, {y} and {x} for tiles, and * for other text",
+                "or rename the files",
+            ][:2],
         )
     field = varying[0] if varying else len(numbers) - 1
     found: dict[Cell, str] = {}
@@ -195,6 +196,30 @@ def _numbered_by_difference(root: Location, names: list[str]) -> dict[Cell, str]
             raise _twice(root, found[cell], name)
         found[cell] = name
     return dict(sorted(found.items()))
+
+
+def _patterns(names: list[list[str]]) -> list[str]:
+    """Up to two patterns that choose sections: of all files by one number, or of those with one text.
+
+    Parameters
+    ----------
+    names
+        Split into text and numbers, in turn.
+    """
+    made: dict[str, None] = {}
+    for text in dict.fromkeys(tuple(parts[::2]) for parts in names):
+        group = [parts for parts in names if tuple(parts[::2]) == text]
+        written = [list(field) for field in zip(*(parts[1::2] for parts in group), strict=True)]
+        for at, field in enumerate(written):
+            numbers = {int(n) for n in field}
+            if len(numbers) < max(2, len(group)) or max(numbers) - min(numbers) >= len(numbers):
+                continue  # several files have one number, or some are missing
+            parts = list(group[0])
+            for other, texts in enumerate(written):
+                if len(set(texts)) > 1:
+                    parts[2 * other + 1] = "{z}" if other == at else "*"
+            made["".join(parts)] = None
+    return list(made)[:2]
 
 
 def _twice(root: Location, one: str, other: str) -> AmbiguousSource:

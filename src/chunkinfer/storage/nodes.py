@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -119,7 +120,7 @@ def find(location: Location) -> Node | None:
         raise SourceError(
             f"{location.url} holds metadata of several formats: {', '.join(wanted)}.",
             "Which of them describes the data cannot be guessed.",
-            [f"open_volume('{fmt}://{location.url}')" for fmt in formats],
+            [f"open_volume({f'{fmt}://{location.url}'!r})" for fmt in formats],
         )
     name = next(iter(wanted))
     if name == "s0/attributes.json":  # groups of N5 need no attributes
@@ -182,12 +183,14 @@ def _version(location: Location, name: str, result: Any) -> str:
 def parse(location: Location, name: str, text: bytes) -> dict[str, Any]:
     """A metadata object as JSON."""
     if text.startswith(GZIP):
-        unpack = 'gzip -dc "$f" > /tmp/unpacked && mv /tmp/unpacked "$f"'
+        unpack = 'if gzip -t "$f"; then gzip -dc "$f" > "$f.unpacked"; mv "$f.unpacked" "$f"; fi'
         raise SourceError(
             f"{location.url}/{name} is compressed by gzip.",
             "Its chunks may be too: something stored every file so, which readers of the format do not expect.",
             [
-                f"unpack what is packed: find {location.url} -type f | while read f; do {unpack}; done",
+                f"unpack what is packed: find {shlex.quote(location.url)} -type f | while read -r f; do {unpack}; done"
+                if location.path is not None
+                else "copy it to a local disk and unpack every file of it by gzip -d",
                 "or copy it anew with the tool that wrote it, uncompressed",
             ],
         )

@@ -29,7 +29,7 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
         shape, fortran, dtype = read(stream)
         if dtype.hasobject:
             raise ValueError("it holds Python objects, which would be unpickled")
-        stored = recognise(None, len(shape), file.url)
+        stored = recognise(None, len(shape), file.url, array=f"numpy.load({file.url!r})")
         spec = flat.spec(file, stream.tell(), shape, dtype, "F" if fortran else "C")
     return Contents(stored, shape, dtype, flat.chunks(stored, shape), spec)
 

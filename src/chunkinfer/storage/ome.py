@@ -19,8 +19,8 @@ import numpy as np
 from chunkinfer.errors import SourceError
 from chunkinfer.storage import zarr
 from chunkinfer.storage.axes import SPATIAL
-from chunkinfer.storage.described import Request, unsupported
-from chunkinfer.storage.ome_versions import TYPES, one_form, steps_of
+from chunkinfer.storage.described import ZARR, Request, unsupported
+from chunkinfer.storage.ome_versions import TYPES, alone, one_form, steps_of
 from chunkinfer.storage.placement import LONG_NAMES, Placement, cell_corner, common_unit, short_unit, whole
 
 FINEST = "0/"
@@ -105,7 +105,7 @@ def placed_by_shape(
             f"Level {level} of {url} does not say how large its voxels are.",
             f"Its shape {tuple(shape)} beside {tuple(finest)} of the finest level does not tell it either.",
             [
-                f"give the size: open_volume({url!r}, array={levels(image)[level]!r}, voxel_size=(...))",
+                f"open the array itself, and give its size if it is known: {alone(image, level, url)}",
                 "or repair the multiscales metadata",
             ],
         )
@@ -142,7 +142,7 @@ def placement(image: Mapping[str, Any], level: int, stored: tuple[str, ...], url
         raise SourceError(
             f"Level {level} of {url} has the voxel size {sizes}.",
             "A voxel size is positive on every axis.",
-            ["repair the multiscales metadata", f"or open the array itself: array={levels(image)[level]!r}"],
+            ["repair the multiscales metadata", f"or open the array itself: {alone(image, level, url)}"],
         )
     units = {
         dim: short_unit(axis.get("unit"))
@@ -178,7 +178,7 @@ def transformation(
             raise SourceError(
                 f"Level {level} of {url} is placed by the transformation {kind!r}: {dict(step)}.",
                 "Understood are scale, translation and identity, with one number for each axis.",
-                ["resample it onto an upright grid", f"or open the array itself: array={levels(image)[level]!r}"],
+                ["resample it onto an upright grid", f"or open the array itself: {alone(image, level, url)}"],
             )
         if kind == "scale":
             scale = [a * b for a, b in zip(scale, values, strict=True)]
@@ -206,7 +206,7 @@ def files4(request: Request, name: str) -> dict[str, bytes]:
     """``.zattrs`` and ``.zgroup`` of a group, version 0.4, and the objects of the finest level in it."""
     attributes = {"multiscales": [{"version": "0.4", **_image(request, name)}], **_omero(request)}
     return {
-        **_finest(zarr.files2(request)),
+        **_finest(zarr.files2(request, "ome-zarr")),
         ".zattrs": json.dumps(attributes, indent=1).encode(),
         ".zgroup": json.dumps({"zarr_format": 2}).encode(),
     }
@@ -254,7 +254,8 @@ def _finest(objects: Mapping[str, bytes]) -> dict[str, bytes]:
 def _image(request: Request, name: str) -> dict[str, Any]:
     """An image with one level."""
     if not {"y", "x"} <= set(request.dims):
-        raise unsupported("The axes of an OME-Zarr image", request.dims, "y and x, with any of t, c and z")
+        listed = "y and x, with any of t, c and z"
+        raise unsupported("The axes of an OME-Zarr image", request.dims, listed, (ZARR, "or rename the axes"))
     place = request.placement
     unit = {"unit": LONG_NAMES.get(place.unit, place.unit)} if place.unit else {}
     axes = [{"name": dim, "type": TYPES[dim], **(unit if dim in SPATIAL else {})} for dim in request.dims]

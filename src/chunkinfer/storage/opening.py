@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from chunkinfer.errors import AmbiguousSource, SourceError
 from chunkinfer.storage import cf, chunk_keys, failures, n5, naming, ome, pictures, precomputed, readers, sections, zarr
 from chunkinfer.storage.axes import canonical, recognise
 from chunkinfer.storage.described import Contents, Described, check_dtype, digest_of
-from chunkinfer.storage.nodes import Node, arrays_below, find, look, parse, planes_or_more, read_objects
+from chunkinfer.storage.nodes import OBJECTS, Node, arrays_below, find, look, parse, planes_or_more, read_objects
+from chunkinfer.storage.ome_versions import alone
 from chunkinfer.storage.ranges import stored
 from chunkinfer.storage.source import Source
 from chunkinfer.storage.store import canonical as canonical_text
@@ -24,15 +26,18 @@ DRIVERS = {"zarr2": "zarr", "zarr3": "zarr3", "precomputed": "neuroglancer_preco
 """Format -> tensorstore driver."""
 
 
-UNPACK = {".gz": "gunzip --keep", ".bz2": "bunzip2 --keep", ".xz": "unxz --keep", ".tgz": "tar xf", ".tar": "tar xf"}
+UNPACK = {
+    **dict.fromkeys((".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar"), "tar xf"),
+    ".gz": "gunzip --keep", ".bz2": "bunzip2 --keep", ".xz": "unxz --keep",
+}  # fmt: skip
 """Suffix of packed files -> the command that unpacks them."""
 
 
 OTHERS = {
-    ".npz": "numpy.load({})['arr_0'], or another of its names",
-    ".nc": "xarray.open_dataset({}, chunks={{}})['name of the variable']",
-    ".hdr": "nibabel.save(nibabel.load({}), 'volume.nii')",
-    ".img": "nibabel.save(nibabel.load({}), 'volume.nii')",
+    ".npz": "its first array: numpy.load({0})[numpy.load({0}).files[0]]",
+    ".nc": "one of its variables: xarray.open_dataset({0}, chunks={{}})",
+    ".hdr": "nibabel.save(nibabel.load({0}), 'volume.nii')",
+    ".img": "nibabel.save(nibabel.load({0}), 'volume.nii')",
 }
 """Suffix of files that are not read -> the line that makes a volume of one."""
 
@@ -71,11 +76,13 @@ def open_source(
         raise SourceError(
             f"missing={missing!r} is not an option.",
             "An absent chunk is an error, or to be filled.",
-            ["missing='error', the default", "missing='fill' reads the fill value"],
+            ["missing='error'", "missing='fill' reads the fill value"],
         )
     if not isinstance(level, int):
         raise SourceError(
-            f"level={level!r} is not a number.", "Levels are numbered; 0 is the finest.", ["level=0", "level=1"]
+            f"level={level!r} is not a number.",
+            "Levels are numbered; 0 is the finest.",
+            ["level=0", "leave level= out for the finest"],
         )
     location = locate(url)
     if array is not None:
@@ -106,6 +113,8 @@ def _file_or_sections(location: Location, level: int, missing: str) -> Source | 
     elif location.path is not None and os.path.isfile(location.path):
         line = next((line for suffix, line in OTHERS.items() if location.url.lower().endswith(suffix)), None)
         ways = [line.format(repr(location.url))] if line else ["give the folder that holds it, or rename it"]
+        if location.path.name in OBJECTS:
+            ways = [f"give the folder that holds it: open_volume({location.parent().url!r})"]
         raise SourceError(
             f"{location.path} is a single file.",
             f"A volume is a folder, or a file that ends in {', '.join((*readers.SUFFIXES, *pictures.SUFFIXES))}.",
@@ -118,12 +127,19 @@ def _file_or_sections(location: Location, level: int, missing: str) -> Source | 
 
 def _packed(place: Location) -> SourceError:
     """The error for a file that cannot be entered in the middle."""
-    name = place.url.rpartition("/")[2]
-    suffix = next(suffix for suffix in UNPACK if name.lower().endswith(suffix))
+    suffix = next(suffix for suffix in UNPACK if place.url.lower().endswith(suffix))
+    folder, _, name = place.url.rpartition("/")
+    file = place.url if place.path is not None else name
+    line = f"{UNPACK[suffix]} {shlex.quote(file)}"
+    if "tar" in line.split() and place.path is not None:
+        line += f" -C {shlex.quote(folder)}"
     return SourceError(
         f"{place.url} is packed as a whole.",
         "A box of it cannot be read without unpacking all that lies before it; of packed files, only .nii.gz is read.",
-        [f"{UNPACK[suffix]} {name!r}", f"and then open_volume({place.url[: -len(suffix)]!r})"],
+        [
+            line if place.path is not None else f"copy it to a local disk, and unpack it there: {line}",
+            f"then open_volume({file[: -len(suffix)]!r})",
+        ],
     )
 
 
@@ -142,7 +158,7 @@ def _from_node(node: Node, level: int, missing: str) -> Source:
             if node.format != "n5":
                 described = replace(described, placement=cf.placed(node, described.stored, described.placement))
         check_dtype(dtype, location.url)
-        return stored_source(node, described, missing)
+        return stored_source(node, described, missing, level=level)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise _malformed(node, error) from error
 
@@ -184,7 +200,7 @@ def _from_n5_group(node: Node, level: int, missing: str) -> Source:
     meta = n5.of_level(node.meta, found.meta, level)
     described, dtype = n5.describe(meta, found.location.url, n5.of_level(node.meta, finest, 0))
     check_dtype(dtype, found.location.url)
-    return stored_source(found, described, missing, url=node.location.url)
+    return stored_source(found, described, missing, node.location.url, level)
 
 
 def _only_level(location: Location, level: int) -> None:
@@ -203,7 +219,8 @@ def _from_group(node: Node, level: int, missing: str) -> Source:
     found = look(node.location.child(paths[level]))
     described, dtype = describe_zarr(found)
     check_dtype(dtype, found.location.url)
-    stored = recognise(ome.axis_names(image), len(found.meta["shape"]), url)
+    itself = f"open the array itself: {alone(image, level, url)}"
+    stored = recognise(ome.axis_names(image), len(found.meta["shape"]), url, instead=itself)
     if level > 0 and not ome.is_placed(image, level):
         finest = look(node.location.child(paths[0])).meta["shape"]
         image = ome.placed_by_shape(image, level, found.meta["shape"], finest, url)
@@ -215,7 +232,7 @@ def _from_group(node: Node, level: int, missing: str) -> Source:
         placement=ome.placement(image, level, stored, url),
         names={**described.names, **({"channel_names": channels} if channels else {})},
     )
-    return stored_source(found, described, missing, url=url)
+    return stored_source(found, described, missing, url, level)
 
 
 def _only_array(group: Node) -> str:
@@ -224,7 +241,7 @@ def _only_array(group: Node) -> str:
         raise AmbiguousSource(
             f"{url} is a group, and its store cannot list what is in it without listing every chunk.",
             "Groups in object stores are looked through only where their metadata is consolidated.",
-            [f"name the array: open_volume({url!r}, array='name')", "or consolidate the group's metadata"],
+            ["name the array in it, at the end of the URL or by array=", "or consolidate the group's metadata"],
         )
     if not names:
         raise SourceError(
@@ -243,7 +260,7 @@ def _only_array(group: Node) -> str:
     return names[0]
 
 
-def stored_source(node: Node, described: Described, missing: str, url: str | None = None) -> Source:
+def stored_source(node: Node, described: Described, missing: str, url: str | None = None, level: int = 0) -> Source:
     """Open what was described, turned to numpy order and indices from 0."""
     location = node.location
     spec: dict[str, Any] = {
@@ -258,7 +275,10 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
         raise SourceError(
             f"{location.url} has the voxel size {placement.voxel_size} and the offset {placement.offset}.",
             "A voxel size is positive and finite on every axis, an offset is finite.",
-            ["repair the metadata", "or remove what it says of them, and give both: open_volume(url, voxel_size=...)"],
+            [
+                "repair the metadata",
+                "or remove what it says of them, and give them when you open it: voxel_size, offset",
+            ],
         )
     # Not of what is said beside it: a volume stays the same when a level is added, or another array to its group.
     digest = digest_of(*node.raw, canonical_text(asdict(described)).encode())
@@ -286,6 +306,7 @@ def stored_source(node: Node, described: Described, missing: str, url: str | Non
         version=node.version,
         digest=digest,
         missing=missing,
+        level=level,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -14,7 +15,7 @@ from typing import Any
 from chunkinfer.errors import DestinationError, SourceError
 from chunkinfer.storage import failures, morton
 from chunkinfer.storage.axes import canonical
-from chunkinfer.storage.described import Described, Request, unsupported
+from chunkinfer.storage.described import ZARR, Described, Request, unsupported, unsupported_type
 from chunkinfer.storage.placement import BLOCK, Placement, nanometres, whole
 
 MARKER, PROVENANCE = "info", "provenance"
@@ -103,7 +104,9 @@ def _refuse_compressed(folder: Path, url: str) -> None:
             "cloud-volume compresses local chunks by default; without its suffix no reader finds them, and the volume "
             "would read as zeros.",
             [
-                f"unpack them in place: gunzip -r {folder}",
+                f"unpack them in place: gunzip -r {shlex.quote(str(folder))}"
+                if found.endswith(".gz")
+                else "unpack every chunk, and remove the suffix from its name",
                 "or write them anew with CloudVolume(..., compress=False), or to a sharded or zarr volume",
             ],
         )
@@ -120,6 +123,7 @@ def grid(shape: Mapping[str, int], chunks: Mapping[str, int]) -> tuple[int, int,
 
 def write_unit(shape: tuple[int, ...], dims: tuple[str, ...], chunks: Any, shards: Any) -> tuple[int, ...]:
     """The smallest box that covers the requested shard and is a shard; all channels belong to it."""
+    _refuse_times(dims)
     sizes, chunk = dict(zip(dims, shape, strict=True)), dict(zip(dims, chunks, strict=True))
     box = (1, 1, 1)
     if shards is not None:
@@ -145,20 +149,24 @@ def files(request: Request) -> dict[str, bytes]:
     sizes = dict(zip(request.dims, request.shape, strict=True))
     chunk = dict(zip(request.dims, request.chunks, strict=True))
     channels, dtype = sizes.get("c", 1), request.dtype.name
-    if "t" in sizes:
-        raise unsupported("The axes of a precomputed volume", request.dims, ("c", "z", "y", "x"))
+    _refuse_times(request.dims)
     if dtype not in DTYPES:
-        raise unsupported("The data type of a precomputed volume", dtype, DTYPES)
+        raise unsupported_type("The data type of a precomputed volume", dtype, DTYPES)
     if request.compression is not None:
-        raise unsupported("The compression of a precomputed volume", request.compression, "encodings, see encoding=")
+        ways = ("leave compression= out", "or write zarr, whose chunks are compressed")
+        listed = "encodings, see encoding="
+        raise unsupported("The compression of a precomputed volume", request.compression, listed, ways)
     if chunk.get("c", channels) != channels:
-        raise unsupported("The channels in a chunk of a precomputed volume", chunk["c"], f"all {channels}")
+        whole_chunks = tuple(channels if dim == "c" else n for dim, n in zip(request.dims, request.chunks, strict=True))
+        ways = (f"chunks={whole_chunks}", ZARR)
+        raise unsupported("The channels in a chunk of a precomputed volume", chunk["c"], f"all {channels}", ways)
     encoding = request.encoding or ("compressed_segmentation" if dtype in ("uint32", "uint64") else "raw")
+    plain = ("encoding='raw'", "leave encoding= out")
     if encoding not in WRITTEN:
-        raise unsupported("The encoding of a precomputed volume", encoding, WRITTEN)
+        raise unsupported("The encoding of a precomputed volume", encoding, WRITTEN, plain)
     if dtype not in ENCODINGS[encoding] or (encoding == "jpeg" and channels not in (1, 3)):
         limits = "1 or 3 channels of uint8 (jpeg is lossy)" if encoding == "jpeg" else ENCODINGS[encoding]
-        raise unsupported(f"{channels} channel(s) of {dtype} under {encoding}", encoding, limits)
+        raise unsupported(f"The encoding of {channels} channel(s) of {dtype}", encoding, limits, plain)
     voxel = nanometres(request.placement.voxel_size, request.placement.unit)
     resolution = [voxel.get(dim, 1.0) for dim in "xyz"]
     scale: dict[str, Any] = {
@@ -188,10 +196,17 @@ def files(request: Request) -> dict[str, bytes]:
     return objects if not isinstance(made_by, Mapping) else {PROVENANCE: _provenance(made_by), **objects}
 
 
+def _refuse_times(dims: tuple[str, ...]) -> None:
+    if "t" in dims:
+        ways = (ZARR, "one time point at a time: save(array.isel(t=0), url)")
+        raise unsupported("The axes of a precomputed volume", dims, ("c", "z", "y", "x"), ways)
+
+
 def _type(asked: Any, dtype: str, channels: int) -> str:
     labels = channels == 1 and dtype != "float32"
     if asked == "segmentation" and not labels:
-        raise unsupported("A segmentation", f"{channels} channel(s) of {dtype}", "one channel of integers")
+        ways = ("say what it is: save(array.assign_attrs(type='image'), url)", ZARR)
+        raise unsupported("A segmentation", f"{channels} channel(s) of {dtype}", "one channel of integers", ways)
     if asked in ("image", "segmentation"):
         return str(asked)
     return "segmentation" if labels and dtype in ("uint32", "uint64") else "image"
@@ -279,7 +294,7 @@ def _sharding(request: Request, sizes: dict[str, int], chunk: dict[str, int], en
             raise DestinationError(
                 f"Shards of {request.shards} are not possible with chunks of {request.chunks}.",
                 "A shard of a precomputed volume holds 2^a x 2^b x 2^c chunks whose axes double in turn: x, y, z.",
-                [f"the smallest shard that covers the request: shards={unit}", "or write zarr3, whose shards are free"],
+                [f"the smallest shard that covers the request: shards={unit}", "leave shards= out"],
             )
     bits = morton.shard_bits(
         cells, [math.ceil(unit[request.dims.index(d)] / chunk[d]) if d in chunk else 1 for d in "xyz"]

@@ -71,7 +71,7 @@ def stored(location: Location) -> Stored:
         "There is no object of this name; it may be a folder that is called like a file.",
         [
             "check the spelling, and for object stores bucket, endpoint and credentials",
-            f"zarr://{location.url}, a folder",
+            f"if it is a folder of zarr: open_volume({f'zarr://{location.url}'!r})",
         ],
     )
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any, Protocol
 
@@ -137,12 +138,13 @@ def read(
         raise missing_library(format) from error
     except Exception as error:
         where = ", ".join(f"{start}:{stop}" for start, stop in box)
+        lacks = "imagecodecs" in str(error) and find_spec("imagecodecs") is None
         raise SourceError(
             f"{url} cannot be read in the box [{where}] of its stored axes: {type(error).__name__}: {str(error)[:300]}",
             "The file was changed, truncated or damaged after it was opened, or its compression is not known here.",
             [
                 "copy it anew, or open it with the format's own tools",
-                'pip install "chunkinfer[formats]" on this machine',
+                'pip install "chunkinfer[formats]" on this machine' if lacks else "or convert it to zarr",
             ],
         ) from error
 

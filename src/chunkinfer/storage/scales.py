@@ -41,7 +41,7 @@ def placement(dataset: Any, stored: Sequence[str], place: tuple[str, str]) -> Pl
         at = scale[...].astype(np.float64)
         size = float(at[-1] - at[0]) / (len(at) - 1)
         if not np.isfinite(at).all() or size <= 0 or np.abs(np.diff(at / size) - 1).max() > 1e-3:
-            raise _uneven(place, dim)
+            raise _uneven(place, dim, scale.name)
         sizes[dim] = float(f"{size:.7g}") if scale.dtype.itemsize < 8 else size
         offset[dim] = in_voxels(float(at[0]), sizes[dim])
         unit = scale.attrs.get("units", "")
@@ -63,26 +63,30 @@ def refuse_packed(attributes: Mapping[str, Any], place: tuple[str, str]) -> None
         if attributes.get(name) not in (None, plain, [plain])
     }
     if packed:
+        factor, shift = packed.get("scale_factor", 1), packed.get("add_offset", 0)
         raise SourceError(
             f"The numbers stored in {'/'.join(place)} are not its values: {packed}.",
             "By the CF conventions, values are number * scale_factor + add_offset.",
-            [f"the values: {_by_xarray(place)}", f"the stored numbers: {_by_h5py(place)}"],
+            [
+                f"the values: {by_h5py(place)} * {_number(factor)} + {_number(shift)}",
+                f"the stored numbers: {by_h5py(place)}",
+            ],
         )
 
 
-def _uneven(place: tuple[str, str], dim: str) -> SourceError:
+def _number(value: Any) -> Any:
+    """A number that may be stored as an array of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _uneven(place: tuple[str, str], dim: str, scale: str) -> SourceError:
     return SourceError(
         f"The positions of {'/'.join(place)} along {dim} do not ascend in even steps.",
         "Sections are missing, or the axis is reversed.",
-        [f"look at them: {_by_xarray(place)}", f"without positions: {_by_h5py(place)}"],
+        [f"look at them: h5py.File({place[0]!r})[{scale!r}][:]", f"without positions: {by_h5py(place)}"],
     )
 
 
-def _by_xarray(place: tuple[str, str]) -> str:
-    group, _, name = place[1].rpartition("/")
-    inside = f", group={group!r}" if group else ""
-    return f"xarray.open_dataset({place[0]!r}, engine='h5netcdf', chunks={{}}{inside})[{name!r}]"
-
-
-def _by_h5py(place: tuple[str, str]) -> str:
+def by_h5py(place: tuple[str, str]) -> str:
+    """The line that gives the stored numbers of a dataset, whatever its attributes say."""
     return f"dask.array.from_array(h5py.File({place[0]!r})[{place[1]!r}])"

@@ -51,16 +51,16 @@ def describe(location: Location, missing: str) -> Contents | None:
         Sections are missing, and ``missing`` is "error".
     """
     found = find(location)
-    return None if found is None else _contents(found, missing)
+    return None if found is None else _contents(found, missing, location.url)
 
 
 def single(location: Location) -> Contents:
     """A picture as a stack of one section."""
     root, name = location.parent(), location.url.rpartition("/")[2]
-    return _contents(Named(root, {(0, 0, 0): name}), "error")
+    return _contents(Named(root, {(0, 0, 0): name}), "error", location.url)
 
 
-def _contents(found: Named, missing: str) -> Contents:
+def _contents(found: Named, missing: str, url: str) -> Contents:
     """The stack that the named files are."""
     root, names = found.root, found.names
     rows, columns = (sorted({cell[axis] for cell in names}) for axis in (1, 2))
@@ -78,7 +78,7 @@ def _contents(found: Named, missing: str) -> Contents:
     cells: list[Cell] = list(itertools.product(*every))  # type: ignore[arg-type]
     absent = [cell for cell in cells if cell not in names]
     if absent and missing == "error":
-        raise _missing(root, absent, names)
+        raise _missing(root, absent, names, url)
     # The last row and column of tiles may be smaller.
     bottom, right = (next(cell for cell in names if cell[axis] == last[axis]) for axis in (1, 2))
     size = [grid[0], (grid[1] - 1) * height, (grid[2] - 1) * width]
@@ -124,7 +124,7 @@ def _far(root: Location, what: str) -> SourceError:
     return SourceError(
         f"The numbers in the names of {root.url} do not follow each other: {what}.",
         "They are not those of sections or tiles, or most files are not there, or tiles overlap.",
-        ["say which number counts sections, such as slice_{z}_*.png", "or rename the files"],
+        ["say which number counts sections: {z} in its place, and * for other text", "or rename the files"],
     )
 
 
@@ -145,7 +145,7 @@ def _version(root: Location, names: Mapping[Cell, str]) -> str:
     return digest_of(*(f"{stat.st_mtime_ns}-{stat.st_size}".encode() for stat in stats))
 
 
-def _missing(root: Location, absent: Sequence[Cell], names: Mapping[Cell, str]) -> MissingChunk:
+def _missing(root: Location, absent: Sequence[Cell], names: Mapping[Cell, str], url: str) -> MissingChunk:
     tiles = len({cell[1:] for cell in names}) > 1
     listed = [str(z) if not tiles else f"{z} (y {y}, x {x})" for z, y, x in absent]
     text = ", ".join(listed[:20]) + (", ..." if len(listed) > 20 else "") if tiles else ranges_of(a[0] for a in absent)
@@ -153,7 +153,7 @@ def _missing(root: Location, absent: Sequence[Cell], names: Mapping[Cell, str]) 
         f"{root.url} lacks the sections {text}; it has {len(names)} files, {next(iter(names.values()))} among them.",
         "They were lost, or left out by the microscope; or the sections are numbered in larger steps.",
         [
-            "to read zeros there: open_volume(url, missing='fill'); `chunkinfer info` then lists them",
+            f"to read zeros there: {failures.filled(url)}; `chunkinfer info` then lists them",
             "or put the missing files there, or rename them so that numbers follow each other",
         ],
     )
@@ -234,7 +234,7 @@ class Sections:
             raise MissingChunk(
                 f"{url} is gone.",
                 "The file was there when the stack was opened.",
-                ["put it back", "or open the stack anew; missing='fill' reads zeros there"],
+                ["put it back", "or open the stack anew, by missing='fill' with zeros there"],
             ) from error
         found = picture(url, content)
         sizes = [min(n, whole - at * n) for at, n, whole in zip(cell[1:], self.tile, self.shape[1:], strict=False)]

@@ -56,7 +56,7 @@ def refuse_file_name(location: Location, format: str | None) -> None:
         f"{location.url} is the name of a single file, and an output is a folder.",
         "Many workers write its chunks at once: as zarr, OME-Zarr, N5 or precomputed.",
         [
-            f"save(array, '{stem}.zarr')  # or .ome.zarr, .n5, .precomputed",
+            f"save(array, {f'{stem}.zarr'!r})  # or .ome.zarr, .n5, .precomputed",
             *([f"a small one, as a file: {line.format(name=location.url)}"] if line else []),
             f"a zarr folder of that name: save(array, {location.url!r}, format='zarr3')",
         ],

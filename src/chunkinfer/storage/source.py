@@ -55,6 +55,8 @@ class Source:
     """Digest of the metadata."""
     missing: str = "error"
     """What an absent chunk is: an "error", or to "fill" with the fill value."""
+    level: int = 0
+    """Which one of an image it is, for messages."""
     start: tuple[int, ...] = ()
     """Of a crop: the stored index that is its index 0, per axis. Empty for a whole array."""
 
@@ -105,7 +107,7 @@ class Source:
         except failures.FAILURES as error:
             if isinstance(error, ChunkinferError):
                 raise
-            raise failures.unread_box(self.url, bounds, error, self.format) from error
+            raise failures.unread_box(self.url, bounds, error, self.format, self.level) from error
 
     def _store(self) -> Any:
         return opened(self.spec, self.digest + self.version)
@@ -175,7 +177,7 @@ def _precomputed(source: Source, bounds: Bounds) -> NDArray[Any]:
     """tensorstore takes absent chunks of shards for zeros."""
     values = _stored(source, bounds)
     if source.missing == "error" and (absent := shards.absent_chunk(source._store(), source.dims, bounds, values)):
-        raise failures.missing_chunk(source.url, bounds, absent)
+        raise failures.missing_chunk(source.url, bounds, absent, source.level)
     return values
 
 

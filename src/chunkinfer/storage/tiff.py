@@ -46,7 +46,7 @@ def describe(file: Stored, inside: str, level: int) -> Contents:
         raise SourceError(
             f"{file.url} has no level {level}.",
             f"It has {len(base.levels)}; 0 is the finest.",
-            ["level=0", "give level= of one of them"],
+            ["level=0", f"the coarsest: level={len(base.levels) - 1}"],
         )
     spec = {**file.spec, "series": series_number, "level": level}
     pages = Pages(spec, file.version)
@@ -251,7 +251,7 @@ def _number(file: Stored, inside: str) -> int:
         raise SourceError(
             f"{file.url} is a TIFF file; {inside!r} names nothing in it.",
             "Its images are numbered.",
-            [f"open_volume({file.url!r})", f"open_volume({file.url!r}, array='0')"],
+            [f"the first one: open_volume({file.url!r}, array='0')", "or leave array= out where there is only one"],
         )
     return int(inside or 0)
 

@@ -69,7 +69,8 @@ def describe3(meta: Mapping[str, Any], url: str) -> tuple[Described, Any]:
 
 def _described(names: Any, attributes: Mapping[str, Any], rank: int, url: str) -> Described:
     axis_names = names if names is not None else attributes.get("axis_names")
-    stored = recognise(axis_names, rank, url)
+    kept = "under dimension_names or, of version 2, _ARRAY_DIMENSIONS"
+    stored = recognise(axis_names, rank, url, kept, f"dask.array.from_zarr({url!r})")
     extra = {name: value for name, value in attributes.items() if name not in KNOWN}
     return Described(stored, canonical(stored), from_attributes(attributes, stored), extra)
 
@@ -95,13 +96,21 @@ def write_unit(shape: tuple[int, ...], dims: tuple[str, ...], chunks: Any, shard
     return tuple(-(-shard // chunk) * chunk for shard, chunk in zip(shards, chunks, strict=True))
 
 
-def files2(request: Request) -> dict[str, bytes]:
-    """``.zattrs`` and ``.zarray`` of an output; the array exists once the second is there."""
+def files2(request: Request, newer: str = "zarr3") -> dict[str, bytes]:
+    """``.zattrs`` and ``.zarray`` of an output; the array exists once the second is there.
+
+    Parameters
+    ----------
+    request
+        What to write.
+    newer
+        The format that has shards, for messages.
+    """
     if request.shards is not None:
         raise DestinationError(
             f"zarr2 has no shards; {request.shards} were asked for.",
             "Version 2 of zarr stores one object per chunk.",
-            ["write version 3: format='zarr3'", f"or larger chunks: chunks={request.shards}"],
+            [f"write version 3: format={newer!r}", f"larger chunks instead: chunks={request.shards}, shards=False"],
         )
     _check(request)
     meta = {
@@ -207,11 +216,18 @@ def _attributes(request: Request) -> dict[str, Any]:
 
 def _check(request: Request) -> None:
     if request.dtype.name not in DTYPES:
-        raise unsupported("The data type of a zarr array", request.dtype.name, DTYPES, ("convert it to one of these",))
+        raise unsupported(
+            "The data type of a zarr array",
+            request.dtype.name,
+            DTYPES,
+            ("convert it: save(array.astype('float32'), url)", "or choose another array"),
+        )
     if request.encoding not in (None, "raw"):
-        raise unsupported("The encoding of a zarr array", request.encoding, "compressions, see compression=")
+        ways = ("leave encoding= out", "or write a precomputed volume, whose chunks are encoded")
+        raise unsupported("The encoding of a zarr array", request.encoding, "compressions, see compression=", ways)
     if request.compression not in (None, *COMPRESSIONS):
-        raise unsupported("The compression of a zarr array", request.compression, COMPRESSIONS)
+        ways = ("compression='zstd'", "leave compression= out")
+        raise unsupported("The compression of a zarr array", request.compression, COMPRESSIONS, ways)
 
 
 def _compression(request: Request) -> str:
