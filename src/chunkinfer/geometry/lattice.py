@@ -128,7 +128,7 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", ha
     if padded <= patch:
         return AxisLattice(contract, size, padded, padded, _whole(contract, padded), (0,), exact=True)
     if contract.uncut is not None:
-        raise uncut(contract, size, axis)
+        raise uncut(contract, size, axis, patch)
     if not contract.accepts(patch) or (padded - patch) % contract.period:
         raise PlanError(*_unfit(contract, size, padded, patch, axis))
     low = round_up(contract.low, contract.period)
@@ -154,8 +154,8 @@ def _whole(contract: AxisContract, padded: int) -> int:
     return round_up(max(padded, ceil(contract.output_size(padded) * contract.stride), 1), contract.period)
 
 
-def uncut(contract: AxisContract, size: int, axis: str) -> NotExact:
-    """The error of an axis that cannot be cut at the volume's length."""
+def uncut(contract: AxisContract, size: int, axis: str, patch: int | None = None) -> NotExact:
+    """The error of an axis that cannot be cut at the volume's length, into patches that were asked for or into any."""
     assert contract.uncut is not None
     why = contract.uncut
     slices = f"infer(volume.isel({axis}=slice(0, {why.shorter})), model)"
@@ -167,7 +167,7 @@ def uncut(contract: AxisContract, size: int, axis: str) -> NotExact:
             f"say that another volume is meant, longer by edge voxels, {why.longer} in all: infer(volume, model, "
             'pad="edge")',
             *([f"take a part that can be cut: {slices}"] if why.shorter else []),
-            "blend overlapping patches: infer(volume, model, overlap=32)",
+            f"blend overlapping patches: infer(volume, model, overlap={32 if patch is None else min(32, patch // 4)})",
         ],
     )
 
