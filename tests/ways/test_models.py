@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
+import pickle
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import chunkinfer as ci
-from chunkinfer.models import deliver, files
+from chunkinfer.models import deliver, files, open_model, shippable
 from chunkinfer.models import model as opened
 from ways.rows import AFFINITIES, NET, SHAPE, VOLUME, Row, each, infer, network, refusals, row
 
@@ -397,7 +400,55 @@ MENDED = [
     mended("is in train mode", 2, TRAINED, call=lambda model: infer(VOLUME, model, overlap=2)),
 ]
 
-ROOMS = {"augmented": AUGMENTED, "places": PLACES, "archives": ARCHIVES, "modules": MODULES, "functions": FUNCTIONS}
+# ---- what changes while a result waits -------------------------------------------------------------------------------
+
+
+def changed(model: Any, inner: nn.Module) -> Any:
+    """A network that is not copied, as one of more than 1 GiB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shippable, "COPIED", 0)
+        lazy = ci.infer(VOLUME, model, patch=6)
+        with torch.no_grad():
+            next(inner.parameters()).add_(1)
+        return lazy.compute(scheduler="synchronous")
+
+
+SOURCE = (
+    "from torch import nn\n\nclass Net(nn.Conv3d):\n    def forward(self, x):\n        return super().forward(x) * {}\n"
+)
+
+
+def of_another_version() -> Any:
+    """A worker has another version of the module that a network's class is in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(os.getcwd())
+        Path("networks.py").write_text(SOURCE.format(1))
+        sent = pickle.dumps(open_model(importlib.import_module("networks").Net(1, 1, 1).eval()))
+        del sys.modules["networks"]
+        Path("networks.py").write_text(SOURCE.format("2.0"))
+        importlib.invalidate_caches()
+        importlib.import_module("networks")
+        return pickle.loads(sent).check()
+
+
+class Client:
+    """Stands for dask's."""
+
+    def upload_file(self, path: str) -> None:
+        assert Path(path).exists()
+
+
+LARGE, REFERRED = (nn.Conv3d(1, 1, 3, padding=1).eval() for _ in range(2))
+LEADS = through(REFERRED)
+CHANGED = [
+    row("was changed since infer() was called", 2, changed, TOOLS | {"model": LARGE}, model=LARGE, inner=LARGE),
+    row("was changed since infer() was called", 1, changed, TOOLS | {"model": LEADS}, model=LEADS, inner=REFERRED),
+    row("is another network in this process", 2, of_another_version, TOOLS | {"client": Client()}),
+]
+
+
+ROOMS = {"augmented": AUGMENTED, "places": PLACES, "archives": ARCHIVES, "modules": MODULES, "functions": FUNCTIONS,
+         "changed": CHANGED}  # fmt: skip
 QUICK = ("augmented", "places")
 
 

@@ -168,7 +168,7 @@ class Shippable:
 
 def _sent(module: str) -> str:
     """The line that sends the file of a module to a cluster's workers; nothing for a module of a package."""
-    return "" if "." in module else f", or send this file: client.upload_file({module}.__file__)"
+    return "" if "." in module else f", or send this file: import {module}; client.upload_file({module}.__file__)"
 
 
 def _snapshot(given: Any) -> tuple[Any, bool]:
