@@ -143,6 +143,8 @@ PLANNED = [
     settings("changes more than precision_tolerance", 2, precision="bf16", precision_tolerance=1e-12),
     settings("time axis with 2 points", 2, volume=VOLUME.expand_dims(t=2)),
     row("is in train mode", 2, infer, {"module": nn.Dropout(), "x": X}, model=nn.Dropout(), overlap=2),
+    settings("halo= and overlap= contradict", 2, model=nn.Conv2d(1, 1, 3).eval(), volume=VOLUME[0], halo=1, overlap=2),
+    settings("The volume holds NaN", 2, model=nn.Conv2d(1, 1, 3).eval(), volume=VOLUME[0].where(VOLUME[0] > 0.01)),
     settings("there is no CUDA device here", 1, device="cuda"),
 ]
 RUN = [
@@ -168,6 +170,7 @@ def test_every_line_of_plans_and_runs_works(row: Row, tmp_path: Path, monkeypatc
     refusals(row, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_network_of_one_size_is_exact_once_it_is_exported_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,11 @@ def _places(axis: AxisLattice, flipped: bool, shifts: tuple[int, int]) -> Iterat
         yield Place(axis.padded - start - axis.patch, end - stop, end - first) if flipped else Place(start, first, stop)
 
 
+def usual_overlap(ndim: int) -> tuple[int, ...]:
+    """What is advised where no patch was asked for: less along z, where sections are thick."""
+    return (4, 64, 64) if ndim == 3 else (64,) * ndim
+
+
 def not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, str, list[str]]:
     """What `NotExact` says: the layers, why, and the line to paste."""
     training = _training(trace)
@@ -127,7 +132,7 @@ def not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, s
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         lines.append(f"  {', '.join(names[:2])}{more}: {text}")
     reasons = "\n".join(lines)
-    overlap = (4, 64, 64) if len(axes) == 3 else (64,) * len(axes)
+    overlap = usual_overlap(len(axes))
     if any(c.only for c in trace.axes) and not training:
         return _of_one_size(f"{model.name} cannot be tiled exactly:\n{reasons}", trace, overlap)
     return (
