@@ -177,7 +177,7 @@ NETWORKS: list[Row] = [
     ("half weights", lambda: ci.infer(V, nn.Conv3d(1, 1, 1).half()), ModelError, "float16", "model.float()"),
     ("no context", lambda: ci.infer(V, UNet(norm=nn.InstanceNorm3d).eval()), NotExact, "InstanceNorm3d", "overlap="),
     ("weights alone", lambda: ci.infer(V, NET.state_dict()), ModelError, "OrderedDict is no net", "load_state_dict"),
-    ("a class", lambda: ci.infer(V, nn.Conv3d), ModelError, "type is no network", "module itself"),
+    ("a class", lambda: ci.infer(V, nn.Conv3d), ModelError, "type is no network", "Module itself"),
     ("a number", lambda: ci.infer(V, 5), ModelError, "int is no network", "model.pt2"),
     ("a network that fails", lambda: ci.infer(V, Failing()), ModelError, "sizes of tensors must match", ""),
     ("no tensor out", lambda: ci.infer(V, Nothing()), ModelError, "returned no tensor but int", ""),
@@ -275,24 +275,24 @@ def _old_torch(path: Path) -> None:
 
 
 FILES: list[tuple[str, Callable[[Path], Any], type[ChunkinferError], str, str]] = [
-    ("absent", lambda p: None, ModelError, "cannot be read: No such file", "ls "),
-    ("a folder", lambda p: p.mkdir(), ModelError, "cannot be read: Is a directory", "ls "),
+    ("absent", lambda p: None, ModelError, "cannot be read: No such file", "os.listdir"),
+    ("a folder", lambda p: p.mkdir(), ModelError, "cannot be read: Is a directory", "os.listdir"),
     ("a hostile pickle", lambda p: p.write_bytes(pickle.dumps(Hostile(p.with_name("mark")))), UntrustedModel,
      "is a pickle", "weights_only=True"),
     ("hostile, of protocol 0", lambda p: p.write_bytes(pickle.dumps(Hostile(p.with_name("mark")), protocol=0)),
-     ModelError, "neither a TorchScript nor", "torch.jit.save"),
+     ModelError, "neither a TorchScript nor", "torch.export.save"),
     ("hostile, saved by torch", lambda p: torch.save(Hostile(p.with_name("mark")), p), UntrustedModel, "torch.save",
      "weights_only=True"),
     ("hostile, saved by an old torch", _old_torch, UntrustedModel, "is a pickle", "weights_only=True"),
-    ("a module", lambda p: torch.save(NET, p), UntrustedModel, "torch.save", "torch.jit.save"),
+    ("a module", lambda p: torch.save(NET, p), UntrustedModel, "torch.save", "torch.export.save"),
     ("a state_dict", lambda p: torch.save(NET.state_dict(), p), UntrustedModel, "torch.save", "load_state_dict"),
-    ("cut short", _truncated, ModelError, "neither a TorchScript nor", "torch.jit.save"),
+    ("cut short", _truncated, ModelError, "neither a TorchScript nor", "torch.export.save"),
     ("hollow", _hollow, ModelError, "torch cannot open it", "write it again"),
-    ("a zip file", _zip, ModelError, "zip file that holds no network", "torch.jit.save"),
+    ("a zip file", _zip, ModelError, "zip file that holds no network", "torch.export.save"),
     ("garbage", lambda p: p.write_bytes(os.urandom(4000)), ModelError, "neither a TorchScript nor|pickle",
-     "torch.jit.save"),
-    ("empty", lambda p: p.touch(), ModelError, "neither a TorchScript nor", "torch.jit.save"),
-    ("text", lambda p: p.write_text("weights"), ModelError, "neither a TorchScript nor", "torch.jit.save"),
+     "torch.export.save"),
+    ("empty", lambda p: p.touch(), ModelError, "neither a TorchScript nor", "torch.export.save"),
+    ("text", lambda p: p.write_text("weights"), ModelError, "neither a TorchScript nor", "torch.export.save"),
 ]  # fmt: skip
 
 

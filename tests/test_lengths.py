@@ -98,14 +98,13 @@ def test_a_length_that_cannot_be_cut_is_refused_with_lines_that_work() -> None:
         ci.infer(volume, model, patch=16)
     assert "resizes by a ratio that depends on the size of the input" in caught.value.what
     padded, sliced, blended = caught.value.ways
-    assert "46 in all" in padded
+    assert "46 along y and 52 along x" in padded
     infer = ci.infer
     scope = {"volume": volume, "model": model, "infer": lambda *a, **k: infer(*a, patch=(16, 52), **k)}
     longer = eval(padded[padded.index("infer(") :], scope).compute(scheduler="synchronous")
     assert np.abs(longer.values - on(model, np.pad(ODD, [(0, 1), (0, 1)], mode="edge"))[:, :45, :51]).max() < 1e-6
     part = sliced[sliced.index("infer(") :]
-    assert "y=slice(0, 44)" in part
-    shorter = eval(part.replace("y=slice(0, 44)", "y=slice(0, 44), x=slice(0, 50)"), scope | {"infer": infer})
+    shorter = eval(part, scope | {"infer": infer})
     assert np.abs(shorter.values - on(model, ODD[:44, :50])).max() < 1e-6
     assert eval(blended[blended.index("infer(") :], scope | {"infer": infer}).shape == (2, 45, 51)
 

@@ -5,6 +5,7 @@ A way out is one of these, with or without a few words and a colon before it:
 - ``patch=64`` or ``patch=(64, 64), overlap=8``: the same call, with these arguments
 - ``leave patch= out``: the same call, without that one
 - a line for a shell that begins with one of ``COMMANDS``, which every system has: it is run
+- lines below a first one that ends in a colon, such as a class and how it is used: they are run
 - anything else that is Python: it is run, in a namespace where ``volume``, ``model`` and so on are what was given
 """
 
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import chunkinfer
@@ -80,6 +82,10 @@ def followed(
 
 def _lines(way: str) -> Iterator[str]:
     """The text, and what follows each colon or "or" in it: the longest first, and shorter ones without their end."""
+    first, _, below = way.partition(":\n")
+    if below and "\n" not in first and "..." not in below:
+        yield dedent(below)
+        return
     starts = [0, *(m.end() for m in re.finditer(r": |, or |^or |^take |^then ", way))]
     for start in starts:
         words = way[start:]

@@ -62,7 +62,7 @@ NORM = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.InstanceNorm3d(2, track_r
 
 def computed(found: Any) -> Any:
     """A lazy result in memory."""
-    return found.compute(scheduler="synchronous") if hasattr(found, "compute") else found
+    return found.compute(scheduler="synchronous") if callable(getattr(found, "compute", None)) else found
 
 
 def infer(volume: Any = VOLUME, model: Any = NET, **settings: Any) -> Any:

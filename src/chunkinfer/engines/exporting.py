@@ -112,7 +112,7 @@ def traced(model: Model, setup: Setup, reduced: bool = True) -> torch.jit.Script
             raise EngineError(
                 f"{model.name} does other things for other voxels, and a trace of it cannot follow.",
                 "Its forward method reads values in Python: .item(), or an if on a tensor.",
-                ["write it with torch.where", 'infer(volume, model, engine="torch")'],
+                ["write it with torch.where", 'engine="torch"'],
             )
     return script
 
@@ -156,7 +156,7 @@ def failed(engine: str, model: Model, failures: Sequence[Exception]) -> EngineEr
     return EngineError(
         f"{engine} cannot compile {model.name}: {said}",
         "The network uses an operation or a Python construct that this engine does not have.",
-        ['infer(volume, model, engine="torch")', 'infer(volume, model, engine="auto") takes what works'],
+        ['engine="torch"', 'engine="auto" takes what works'],
     )
 
 

@@ -77,9 +77,10 @@ def require(engine: str, model: Model, setup: Setup) -> None:
         raise EngineError(
             f"engine={engine!r} cannot run {model.name} in {setup.precision} on {setup.device}: {reason}.",
             f"Engines that can, here: {', '.join(others)}." if others else "No other engine here can, either.",
-            [f'infer(volume, model, engine="{others[0] if others else native_engine(model)}")',
-             'infer(volume, model, engine="auto") takes the fastest of those that can'],
-        )  # fmt: skip
+            [f'engine="{others[0]}"', 'engine="auto" takes the fastest of those that can']
+            if others
+            else [f'engine="{native_engine(model)}", precision="fp32", device="cpu"'],
+        )
 
 
 def open_network(model: Model, setup: Setup, engine: str) -> Run:

@@ -15,7 +15,7 @@ weighted mean of all patches that contain it.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -128,7 +128,7 @@ def exact_axis(contract: AxisContract, size: int, patch: int, axis: str = "", ha
     if padded <= patch:
         return AxisLattice(contract, size, padded, padded, _whole(contract, padded), (0,), exact=True)
     if contract.uncut is not None:
-        raise uncut(contract, size, axis)
+        raise uncut({axis: (contract, size)}, patch)
     if not contract.accepts(patch) or (padded - patch) % contract.period:
         raise PlanError(*_unfit(contract, size, padded, patch, axis))
     low = round_up(contract.low, contract.period)
@@ -154,20 +154,32 @@ def _whole(contract: AxisContract, padded: int) -> int:
     return round_up(max(padded, ceil(contract.output_size(padded) * contract.stride), 1), contract.period)
 
 
-def uncut(contract: AxisContract, size: int, axis: str) -> NotExact:
-    """The error of an axis that cannot be cut at the volume's length."""
-    assert contract.uncut is not None
-    why = contract.uncut
-    slices = f"infer(volume.isel({axis}=slice(0, {why.shorter})), model)"
+def uncut(axes: Mapping[str, tuple[AxisContract, int]], patch: int | None = None) -> NotExact:
+    """The error of axes that cannot be cut at the volume's lengths.
+
+    Parameters
+    ----------
+    axes
+        By name, with the volume's voxels.
+    patch
+        The smallest that was asked for; None where any may be taken.
+    """
+    why = {axis: contract.uncut for axis, (contract, _) in axes.items() if contract.uncut is not None}
+    axis, first = next(iter(why.items()))
+    shorter = ", ".join(f"{name}=slice(0, {one.shorter})" for name, one in why.items())
+    longer = " and ".join(f"{one.longer} along {name}" for name, one in why.items())
     return NotExact(
-        f"A volume of {size} voxels along {axis} cannot be cut exactly: {why.reason}.",
+        f"A volume of {axes[axis][1]} voxels along {axis} cannot be cut exactly: {first.reason}.",
         "The network takes this length, and is another one there than at the lengths that it can be cut at, so no "
         "patch gives what it gives on the whole volume.",
         [
-            f"say that another volume is meant, longer by edge voxels, {why.longer} in all: infer(volume, model, "
-            'pad="edge")',
-            *([f"take a part that can be cut: {slices}"] if why.shorter else []),
-            "blend overlapping patches: infer(volume, model, overlap=32)",
+            f'say that another volume is meant, longer by edge voxels, {longer}: infer(volume, model, pad="edge")',
+            *(
+                [f"take a part that can be cut: infer(volume.isel({shorter}), model)"]
+                if all(one.shorter for one in why.values())
+                else []
+            ),
+            f"blend overlapping patches: infer(volume, model, overlap={32 if patch is None else min(32, patch // 4)})",
         ],
     )
 

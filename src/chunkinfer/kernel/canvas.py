@@ -78,7 +78,7 @@ def refuse_not_finite(canvas: Canvas, job: Job, index: Index) -> None:
             "A network spreads them over its whole context.",
             [
                 "fill them: volume.fillna(0), or of an array numpy.nan_to_num(volume)",
-                "leave that part out: volume.isel(z=slice(0, 100))",
+                "leave that part out: volume.isel(x=slice(0, 100))",
             ],
         )
     raise OutputError(

@@ -64,18 +64,19 @@ def forward_pass(
 
     from chunkinfer.models.trace.subject import subjects
 
-    subject = next(subjects(module, channels, getattr(torch, dtype)))
-    if subject.is_free:
-        try:
-            return _follow(subject.module, (batch, channels, *patch), dtype, "meta")
-        except Exception:  # whatever a network raises that was exported for batches of one
-            if batch == 1:
-                raise
-            one = _follow(subject.module, (1, channels, *patch), dtype, "meta")
-            return _times(one, batch)
     small = tuple(min(n, PROBE) for n in patch)
-    found = _follow(subject.module, (1, channels, *small), dtype, "cpu")
-    return _times(found, batch * prod(patch) / prod(small))
+    failures: list[Exception] = []
+    for subject in subjects(module, channels, getattr(torch, dtype)):
+        device = "meta" if subject.is_free else "cpu"
+        shapes = [(batch, *patch), (1, *patch)] if subject.is_free else [(1, *small)]
+        for n, *space in dict.fromkeys(shapes):
+            try:
+                one = _follow(subject.module, (n, channels, *space), dtype, device)
+            except Exception as error:  # of a network that was exported for batches of one, or reads what voxels hold
+                failures.append(error)
+            else:
+                return one if (n, *space) == (batch, *patch) else _times(one, batch * prod(patch) / (n * prod(space)))
+    raise failures[0]
 
 
 def model_pass(model: Model, trace: Trace, patch: Sequence[int], batch: int = 1) -> ForwardPass:

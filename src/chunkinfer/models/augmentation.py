@@ -121,7 +121,7 @@ class Augmentation:
             raise PlanError(
                 f"flips={self.flips!r} and transpose={self.transpose!r} do not say what changes.",
                 "An augmentation flips at least one axis, or lets at least two change places.",
-                ['flips="zyx"', 'transpose="yx"'],
+                ['flips="zyx", transpose=""', 'transpose="yx"'],
             )
 
     @cached_property
@@ -242,6 +242,7 @@ class Augmentation:
             A flipped or transposed network gives other voxels than the network: no mean of them makes sense.
         """
         self._check_axes(len(axes))
+        self._check_flips(axes)
         seen = [axes if volume is None or at is None else at(v.shape(volume)) for v in self.variants]
         size = (lambda axis: None) if volume is None else (lambda axis: volume[axis])
         return tuple(self._contract(seen, axis, size(axis)) for axis in range(-len(axes), 0))
@@ -251,10 +252,9 @@ class Augmentation:
         roles = dict.fromkeys(
             (axes[v.seen_as(axis)], axis in v.flips) for v, axes in zip(self.variants, seen, strict=True)
         )
-        together = _together(list(dict.fromkeys(contract for contract, _ in roles)), name)
+        together = _together(list(dict.fromkeys(contract for contract, _ in roles)), name, self._unmoved(seen[0]))
         residues = together.residues
         if any(flipped for _, flipped in roles):
-            _check_flip(together, name)
             own = size is not None and together.accepts(size)
             residues = (
                 (size % together.period,)
@@ -305,18 +305,56 @@ class Augmentation:
     def _check_axes(self, ndim: int) -> None:
         there = AXES[-ndim:]
         if ndim > len(AXES) or set(self.flips + self.transpose) - set(there):
+            flips, moving = ("".join(a for a in axes if a in there) for axes in (self.flips, self.transpose))
+            moving = moving if len(moving) > 1 else ""
             raise ModelError(
                 f"flips={self.flips!r} and transpose={self.transpose!r} do not suit a network of {ndim} axes.",
                 f"Axes count from the end: one of {len(there)} axes has {', '.join(there)}.",
-                [f"augment(model, flips={there!r})", "leave the network as it is: infer(volume, model)"],
+                [
+                    f"flips={flips if flips or moving else there!r}, transpose={moving!r}",
+                    "leave the network as it is: infer(volume, model)",
+                ],
             )
         wrong = next((o for o in self.offsets or () if o is not None and len(o) != ndim), None)
         if wrong is not None:
             raise ModelError(
                 f"The offset {wrong} is of {len(wrong)} axes, and the network has {ndim}.",
                 "An offset has one number for each spatial axis, in the order of the axes.",
-                [f"offsets={[tuple(-(d == a) for d in range(ndim)) for a in range(ndim)]}", "leave offsets= out"],
+                [f"offsets={_neighbours(ndim, len(self.offsets or ()))}", "leave offsets= out"],
             )
+
+    def _check_flips(self, axes: Sequence[AxisContract]) -> None:
+        uneven = {AXES[a]: axes[a].crop for a in range(-len(axes), 0) if len(set(axes[a].crop)) > 1}
+        name = next((a for a in self.flips if a in uneven), None)
+        if name is not None:
+            low, high = uneven[name]
+            kept = "".join(a for a in self.flips if a not in uneven)
+            raise ModelError(
+                f"The network crops {low} voxels at the low end of axis {name} and {high} at its high end.",
+                "Even kernels without padding do so: the result of a flipped volume lies between the voxels of the "
+                "result.",
+                [
+                    f"flip no such axis: flips={kept!r}"
+                    if kept or self.transpose
+                    else "leave the network as it is: infer(volume, model)",
+                    "take a network with odd kernels",
+                ],
+            )
+
+    def _unmoved(self, axes: Sequence[AxisContract]) -> list[str]:
+        """Ways out where axes that change places are not alike."""
+        groups: dict[Any, str] = {}
+        for name in self.transpose:
+            c = axes[AXES.index(name) - len(AXES)]
+            kind = (c.stride, c.crop, c.period, c.residues)
+            groups[kind] = groups.get(kind, "") + name
+        alike = max(groups.values(), key=len, default="")
+        flips = self.flips or AXES[-len(axes) :]
+        return [
+            *([f"transpose only axes that the network treats alike: transpose={alike!r}"] if len(alike) > 1 else []),
+            f"transpose none: flips={flips!r}, transpose=''",
+            *([] if len(alike) > 1 else ["leave the network as it is: infer(volume, model)"]),
+        ]
 
     def token(self) -> dict[str, Any]:
         """What it is, of plain values that go into JSON."""
@@ -371,11 +409,12 @@ def augment(
     """
     opened = open_model(model)
     if opened.augmentation is not None:
+        again = f"flips={flips!r}, transpose={transpose!r}" + (f", offsets={offsets!r}" if offsets is not None else "")
         raise ModelError(
             f"{opened.name} is augmented already: {opened.augmentation.describe()}.",
             "A mean of means would weigh some variants twice.",
             [
-                f"augment the network itself: augment(model.plain, flips={flips!r}, transpose={transpose!r})",
+                f"augment the network itself: augment(model.plain, {again})",
                 "take it as it is: infer(volume, model)",
             ],
         )
@@ -389,7 +428,7 @@ def _axes(argument: str, given: object) -> str:
         raise PlanError(
             f"{argument}={given!r} names no axes.",
             f"It is some of {', '.join(AXES)}, each once; they count from the end, so an image has y and x.",
-            [f'{argument}="yx"', f'{argument}="" for none'],
+            [f'{argument}="yx"', f"leave {argument}= out"],
         )
     return "".join(axis for axis in AXES if axis in names)
 
@@ -414,10 +453,15 @@ def _offsets(given: object) -> tuple[Offset | None, ...] | None:
         ) from error
     directed = [o for o in offsets if o is not None]
     if not all(any(o) for o in directed) or len({len(o) for o in directed}) > 1:
+        edges = [o if o and any(o) else None for o in offsets]
+        alike = len({len(o) for o in directed}) == 1
         raise PlanError(
             f"offsets={given!r} hold an edge from a voxel to itself, or edges of different numbers of axes.",
             "An edge joins a voxel with another one; a channel without direction has None.",
-            [example, "offsets=[(-1, 0), (0, -1), None]"],
+            [
+                f"offsets={edges if alike else _neighbours(max(map(len, directed)), len(offsets))}",
+                "leave offsets= out, if no channel has a direction",
+            ],
         )
     if len(set(directed)) < len(directed):
         twice = next(o for o in directed if directed.count(o) > 1)
@@ -432,15 +476,21 @@ def _offsets(given: object) -> tuple[Offset | None, ...] | None:
     return offsets
 
 
-def _together(contracts: Sequence[AxisContract], name: str) -> AxisContract:
-    """One axis that suits several, without their context."""
+def _neighbours(ndim: int, channels: int) -> list[Offset | None]:
+    """Offsets for so many channels: to the neighbour below along each axis, and none for the channels after these."""
+    edges = [tuple(-(d == a) for d in range(ndim)) for a in range(ndim)]
+    return [*edges, *[None] * channels][:channels]
+
+
+def _together(contracts: Sequence[AxisContract], name: str, ways: Sequence[str]) -> AxisContract:
+    """One axis that suits several, without their context; ``ways`` are told where there is none."""
     first = contracts[0]
     if any((c.stride, c.crop) != (first.stride, first.crop) for c in contracts):
         shown = " and ".join(f"{c.stride} with a crop of {c.crop[0]} + {c.crop[1]}" for c in contracts)
         raise ModelError(
             f"Axis {name} and those that it changes places with have strides of {shown}.",
             "The transposed volume would give other voxels than the volume.",
-            ['transpose only axes that the network treats alike: transpose="yx"', 'leave transpose= out: flips="zyx"'],
+            ways,
         )
     period = lcm(*(c.period for c in contracts))
     residues = tuple(r for r in range(period) if all(r % c.period in c.residues for c in contracts))
@@ -449,23 +499,13 @@ def _together(contracts: Sequence[AxisContract], name: str) -> AxisContract:
         raise ModelError(
             f"No size suits axis {name} and those that it changes places with: they take {shown}.",
             "The transposed volume would have a size that the network does not take.",
-            ['transpose only axes that the network treats alike: transpose="yx"', 'leave transpose= out: flips="zyx"'],
+            ways,
         )
     cannot = next((c.uncut for c in contracts if c.uncut is not None), None)
     smallest = max(c.smallest for c in contracts)
     return replace(
         first, period=period, residues=residues, smallest=smallest, uncut=cannot, only=any(c.only for c in contracts)
     )
-
-
-def _check_flip(contract: AxisContract, name: str) -> None:
-    low, high = contract.crop
-    if low != high:
-        raise ModelError(
-            f"The network crops {low} voxels at the low end of axis {name} and {high} at its high end.",
-            "Even kernels without padding do so: the result of a flipped volume lies between the voxels of the result.",
-            [f"leave the axis out: flips={''.join(a for a in AXES if a != name)!r}", "a network with odd kernels"],
-        )
 
 
 def _context(roles: Mapping[tuple[AxisContract, bool], None], residue: int) -> tuple[int, int]:

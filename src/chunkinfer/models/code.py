@@ -144,9 +144,11 @@ class _Reader:
         yield self.of({k: v for k, v in vars(function).items() if k != "__wrapped__"})
         for cell in function.__closure__ or ():
             try:
-                yield self.of(cell.cell_contents)
+                held = cell.cell_contents
             except ValueError:  # not filled yet
                 yield "empty"
+            else:
+                yield self.of(held)
         yield from self._globals(function)
 
     def _globals(self, function: Any) -> Iterator[str]:

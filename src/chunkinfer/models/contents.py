@@ -91,5 +91,8 @@ def without_values(tensor: torch.Tensor) -> ModelError:
     return ModelError(
         "A layer of the network has no weights yet.",
         "Lazy layers make them when they first see an input.",
-        ["run it once: model(torch.zeros(1, 1, 64, 64, 64))", "build it from layers whose channels are given"],
+        [
+            "run it once, a network of volumes with model(torch.zeros(1, 1, 32, 32, 32))",
+            "build it from layers whose channels are given",
+        ],
     )

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chunkinfer.errors import ModelError, UntrustedModel
+from chunkinfer.models.outputs import ITSELF
 from chunkinfer.storage import failures
 from chunkinfer.storage.store import kvstore
 from chunkinfer.storage.urls import Location, locate, safe_name
@@ -119,7 +120,10 @@ def place_of(url: str) -> tuple[Location, str]:
         raise ModelError(
             f"What follows # in the URL of the model {place.url} is no digest.",
             "It is the word sha256, an equals sign and 64 hexadecimal digits, as the command sha256sum prints them.",
-            [f'infer(volume, "{place.url}#sha256=...")', f'infer(volume, "{place.url}")'],
+            [
+                f'infer(volume, "{place.url}#sha256=...")',
+                f'without one: infer(volume, "{place.url.replace("http://", "https://", 1)}")',
+            ],
         )
     if match is None and place.url.startswith("http://"):
         raise UntrustedModel(
@@ -142,8 +146,15 @@ def check_pin(name: str, content: Iterable[bytes], pin: str) -> None:
         raise ModelError(
             f"{name} has the sha256 {digest.hexdigest()}, and {pin} was stated.",
             "The file was replaced, or damaged on the way; or the digest is another file's.",
-            ["ask whoever made the model for both", "if the file is right, state its digest"],
+            [
+                "ask whoever made the model for both",
+                f'if the file is right, state its digest: infer(volume, "{_url(name)}#sha256={digest.hexdigest()}")',
+            ],
         )
+
+
+def _url(place: str) -> str:
+    return place if "://" in place else Path(place).absolute().as_uri()
 
 
 def digest_of(content: Iterable[bytes]) -> str:
@@ -172,8 +183,13 @@ def file_digest(path: str) -> str:
         raise ModelError(
             f"The model file {path} cannot be read: {error.strerror or error}.",
             "The path is relative to where Python was started, or the file is elsewhere.",
-            [f"look for it: ls {os.path.dirname(path) or '.'}", "give infer the torch.nn.Module itself"],
+            [f"see what is there: os.listdir({str(_folder(path))!r})", ITSELF],
         ) from error
+
+
+def _folder(path: str) -> Path:
+    """The lowest folder of a path that there is."""
+    return next(p for p in Path(path).absolute().parents if p.is_dir())
 
 
 def kept(digest: str, name: str, origin: Origin) -> str:

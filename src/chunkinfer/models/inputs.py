@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chunkinfer.errors import ModelError
-from chunkinfer.models.outputs import Shape, shape_text
+from chunkinfer.models.outputs import ITSELF, Shape, exporting_onnx, shape_text
 
 TAKEN = ("float32", "float64", "float16", "uint8", "int8", "uint16", "int16", "int32", "int64")
 """Types of input that a file may ask for: voxels can be given in all of them."""
@@ -29,38 +29,49 @@ def check_inputs(path: str, inputs: Sequence[tuple[str, Shape, str]]) -> None:
     """
     name = Path(path).name
     listed = ", ".join(f'"{n}" {shape_text(shape)} {dtype}' for n, shape, dtype in inputs)
+    openvino = path.endswith(".xml")
+    if not inputs:
+        raise ModelError(
+            f"{name} takes no input.",
+            "It gives the same for every volume; its input was written into it as a constant.",
+            [f"export the module with an input: {exporting_onnx(3)}", ITSELF],
+        )
     if len(inputs) != 1:
-        (first, *_), *others = inputs or [("", (), "")]
+        _, (other, *_), *more = inputs
         raise ModelError(
             f"{name} takes {len(inputs)} inputs: {listed}.",
-            f"A volume is one of them; what the {'others are' if len(others) > 1 else 'other is'} nothing says.",
+            f"A volume is one of them; what the {'others are' if more else 'other is'} nothing says.",
             [
-                "fix the others in the file: m = onnx.load(path); m.graph.initializer.append(onnx.numpy_helper."
-                f'from_array(value, "{others[0][0] if others else first}")); onnx.save(m, "one.onnx")',
+                _opened('p = m.input(1).get_node(); openvino.utils.replace_node(p, openvino.op.Constant(value)); '
+                        'm.remove_parameter(p)', "fix the others in the file: ", "one.xml")
+                if openvino
+                else "fix the others in the file: m = onnx.load(path); m.graph.initializer.append(onnx.numpy_helper."
+                f'from_array(value, "{other}")); onnx.save(m, "one.onnx")',
                 "give the torch module, wrapped in one whose forward(x) fills in the others: infer(volume, module)",
             ],
-        )
-    ((first, shape, dtype),) = inputs
+        )  # fmt: skip
+    ((_, shape, dtype),) = inputs
     if dtype not in TAKEN:
         raise ModelError(
             f"{name} takes {dtype}: {listed}.",
             f"Voxels are given as {', '.join(TAKEN)}.",
-            ["export it with an input in float32, and the conversion inside", "infer(volume, module) with the module"],
+            ["export it with an input in float32, and the conversion inside", ITSELF],
         )
     if len(shape) not in (3, 4, 5):
         raise ModelError(
             f"{name} takes no image or volume: {listed}.",
             "Its input has the axes (n, c, *space), with one to three spatial axes.",
-            ["export the network that works on images or volumes", "infer(volume, module) with the module itself"],
+            ["export the network that works on images or volumes", ITSELF],
         )
     if shape[0] not in (None, 1):
         raise ModelError(
             f"{name} takes {shape[0]} patches at a time, no more and no fewer: {listed}.",
             "The size of the batch was fixed when it was exported; patches are given one by one.",
             [
-                "export it with a batch of 1, or a free one: "
-                f'torch.onnx.export(..., dynamic_axes={{"{first}": {{0: "n", 2: "z", 3: "y", 4: "x"}}}})',
-                "give the torch module itself: infer(volume, module)",
+                _opened("s = m.input(0).get_partial_shape(); s[0] = 1; m.reshape(s)", "reshape it: ", "one.xml")
+                if openvino
+                else f"export it with a batch of 1: {exporting_onnx(len(shape) - 2)}",
+                ITSELF,
             ],
         )
     if _channels_last(shape):
@@ -79,6 +90,13 @@ def check_inputs(path: str, inputs: Sequence[tuple[str, Shape, str]]) -> None:
                 'openvino.save_model(p.build(), "first.xml", compress_to_fp16=False)',
             ],
         )
+
+
+def _opened(lines: str, what: str, name: str) -> str:
+    """Lines that change a file of OpenVINO, ``m``, and store it under a name."""
+    return (
+        f'{what}m = openvino.Core().read_model(path); {lines}; openvino.save_model(m, "{name}", compress_to_fp16=False)'
+    )
 
 
 def _channels_last(shape: Shape) -> bool:

@@ -98,7 +98,7 @@ class Model:
     @property
     def pick(self) -> Pick:
         """Takes the output that counts out of what the network returns."""
-        return Pick(self.output, self.name)
+        return Pick(self.output, self.name, not self.of_torch)
 
     @property
     def of_torch(self) -> bool:
@@ -217,7 +217,7 @@ class Model:
     def compute_dtype(self) -> str:
         """float32, or float64 for a network in double precision."""
         if self.of_torch:
-            return adapter.compute_dtype(self.module_on("cpu"), self.name)
+            return adapter.compute_dtype(self.module_on("cpu"), self.name, self.of_file)
         return "float32"
 
     def input_dtype(self) -> str:
@@ -351,13 +351,17 @@ class Model:
         return replace(found, axes=axes, reasons=(), declared=seen)
 
     def _probed(self, channels: int, ndim: int, size: tuple[int, ...] | None, samples: tuple[Array, ...]) -> Trace:
-        from chunkinfer.models.declaring import contracts_of, declared_by
+        from chunkinfer.models.declaring import WITHDRAW, contracts_of, declared_by
         from chunkinfer.models.probing import declared_field, probe
         from chunkinfer.models.trace import Reason, Trace
 
         network = replace(self.arrays(channels, ndim), samples=samples)
         declared = None if self.module is None else declared_by(self.module.get())
-        field = probe(network, size) if declared is None else declared_field(network, contracts_of(declared, ndim))
+        field = (
+            probe(network, size)
+            if declared is None
+            else declared_field(network, contracts_of(declared, ndim), WITHDRAW)
+        )
         reasons = tuple(Reason(self.name, text) for text in field.reasons)
         return Trace(
             field.axes, channels, field.channels_out, field.dtype, reasons, (field.how,), field.verified,

@@ -26,6 +26,10 @@ context; ordinary ones through gates and normalisations that large ones saturate
 class OtherAxes(ValueError):
     """A network runs, and its output has other axes than its input."""
 
+    def __init__(self, found: tuple[int, ...], axes: int) -> None:
+        super().__init__(f"its output has shape {found} instead of (1, channels, {axes} spatial axes)")
+        self.found = found
+
 
 @dataclass(frozen=True)
 class Network:
@@ -48,7 +52,7 @@ class Network:
         """The output for one input, or whatever the network raises on a shape that it does not take."""
         y = np.array(self.run(x))  # a copy: an engine may write its next result into the same memory
         if y.ndim != x.ndim or y.shape[0] != 1 or 0 in y.shape:
-            raise OtherAxes(f"its output has shape {y.shape} instead of (1, channels, {self.ndim} spatial axes)")
+            raise OtherAxes(y.shape, self.ndim)
         return y
 
     def noise(self, shape: Sequence[int], seed: int = 0) -> Array:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chunkinfer.errors import MissingExtra, ModelError
 from chunkinfer.models.inputs import check_inputs
 from chunkinfer.models.opaque import File
-from chunkinfer.models.outputs import Shape, can_be_map
+from chunkinfer.models.outputs import Shape, can_be_map, exporting_onnx
 
 if TYPE_CHECKING:
     from chunkinfer.models.network import Array
@@ -42,7 +42,7 @@ def open_onnx(path: str) -> File:
         raise ModelError(
             f"{path} cannot be opened by onnxruntime: {error}",
             "The file is cut short, or uses operators newer than the onnxruntime that is installed.",
-            ["pip install --upgrade onnxruntime", f'check it: onnx.checker.check_model("{path}")'],
+            ["pip install --upgrade onnxruntime", f"write it again: {exporting_onnx(3)}"],
         ) from error
     check_inputs(path, inputs := [(one.name, _shape(one), input_dtype(one)) for one in session.get_inputs()])
     ((name, shape, dtype),) = inputs

@@ -71,8 +71,11 @@ def open_opaque(model: Any, channels: int | None, ndim: int | None, pick: Pick =
         raise ModelError(
             f"{file.name} takes {stated or 'any number of'} channels on {len(space)} spatial axes, and {channels} on "
             f"{ndim} were asked for.",
-            "The arguments are another network's; the file says both itself.",
-            [f'receptive_field("{file.name}")', f'receptive_field("{file.name}", channels={stated or channels})'],
+            "The volume, or the arguments, are another network's; the file says both itself.",
+            [
+                f'ask it: receptive_field("{os.fspath(model)}")',
+                f"give a volume with {stated or 'any'} channels on {len(space)} spatial axes",
+            ],
         )
     shape = tuple(space) if any(n is not None for n in space) else None
     return Network(file.name, lambda x: pick(file.run(x)), channels, ndim, file.dtype, shape)

@@ -41,7 +41,10 @@ def open_openvino(path: str) -> File:
         raise ModelError(
             f"{path} cannot be opened by OpenVINO: {error}",
             "The .bin file with the weights is not beside it, or another version wrote it.",
-            [f"ls {Path(path).with_suffix('.bin')}", 'write it again: openvino.save_model(model, "model.xml")'],
+            [
+                f"put the file with its weights beside it, as {Path(path).with_suffix('.bin').name}",
+                'write it again: openvino.save_model(openvino.convert_model(module, example_input=x), "model.xml")',
+            ],
         ) from error
     inputs = [(output_name(one, i), _shape(one), _dtype(one)) for i, one in enumerate(model.inputs)]
     check_inputs(path, inputs)

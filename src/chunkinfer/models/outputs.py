@@ -32,6 +32,8 @@ class Pick:
     output: str | None = None
     """Name, or number as text; None for the only one."""
     network: str = "The network"
+    of_arrays: bool = False
+    """Whether it is a function of arrays or a file, not a module."""
 
     def __call__(self, value: Any) -> Any:
         """The tensor or array that counts, of what a network returned.
@@ -48,16 +50,28 @@ class Pick:
             raise ModelError(
                 f"{self.network} returned no tensor but {type(value).__name__}.",
                 "It returns something else than its result, or keeps it in an object of its own.",
-                ["return the tensor (from a function, the array) itself", wrapper("self.model(x).logits")],
+                [f"return {'the array' if self.of_arrays else 'the tensor'} itself", *self._unpacked(value)],
             )
         one = found[self.index([name for name, _ in found], [tuple(one.shape) for _, one in found])][1]
         if not _is_real(one.dtype):
             raise ModelError(
                 f"{self.network} gives values of the type {one.dtype}.",
                 "A result is stored as real numbers, and nothing says what these are as such.",
-                ["return one part, or both as channels: torch.view_as_real, np.abs", wrapper("self.model(x).abs()")],
+                ["return one part, or both as channels", self._changed(("numpy.abs({})", "{}.abs()"))],
             )
         return one
+
+    def _unpacked(self, value: Any) -> list[str]:
+        """The way out of a network that returns an object which holds its result."""
+        held = getattr(value, "__dict__", {})
+        name = next((k for k, v in held.items() if can_be_map(getattr(v, "shape", ()))), None)
+        return [] if name is None else [self._changed((f"{{}}.{name}",) * 2)]
+
+    def _changed(self, calls: tuple[str, str]) -> str:
+        """The network with something done to its result: as a function of arrays, and as a module."""
+        if self.of_arrays:
+            return f"infer(volume, lambda x: {calls[0].format('model(x)')})"
+        return wrapper(calls[1].format("self.model(x)"))
 
     def index(self, names: Sequence[str], shapes: Sequence[tuple[Any, ...]]) -> int:
         """The place of the output that counts, among all of a network.
@@ -119,7 +133,7 @@ def chosen(output: object) -> str | None:
     raise ModelError(
         f"output={output!r} names no output of a network.",
         "It is the key of a dict, the name that a file gives, or a place in a tuple, from 0 on.",
-        ['infer(volume, model, output="affinity")', "infer(volume, model, output=0)"],
+        ["output=0 takes the first", "leave output= out, if there is only one"],
     )
 
 
@@ -181,6 +195,10 @@ def _called(name: str, place: int) -> str:
     return _argument(name) if name else str(place)
 
 
+ITSELF = "give the torch.nn.Module itself: infer(volume, module)"
+"""The way out of a file that does not serve."""
+
+
 def shape_text(shape: Sequence[Any]) -> str:
     """A shape as Python writes it, with the names or question marks that files have for free axes."""
     listed = ", ".join("?" if n is None else str(n) for n in shape)
@@ -207,6 +225,30 @@ def wrapper(call: str, model: str = "model") -> str:
                 return {call}
 
         infer(volume, Wrapped({model}).eval())"""
+
+
+def exporting(ndim: int, module: str = "module") -> str:
+    """The line that exports a module with its sizes left open, so that it can be cut.
+
+    Parameters
+    ----------
+    ndim
+        Spatial axes.
+    module
+        What it is called where the line is pasted.
+    """
+    return f'torch.export.save(torch.export.export({module}, (x,), {free_sizes(ndim)}), "model.pt2")'
+
+
+def exporting_onnx(ndim: int) -> str:
+    """The line that exports a module to ONNX, with a batch of 1 and its sizes left open."""
+    return f'torch.onnx.export(module, (x[:1],), "model.onnx", {free_sizes(ndim)})'
+
+
+def free_sizes(ndim: int) -> str:
+    """The argument of torch.export that leaves spatial sizes open."""
+    free = ", ".join(f"{2 + d}: torch.export.Dim.AUTO" for d in range(ndim))
+    return f"dynamic_shapes=({{{free}}},)"
 
 
 def first_line(error: BaseException) -> str:

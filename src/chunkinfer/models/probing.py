@@ -102,15 +102,15 @@ def probe_at(network: Network, axes: Sequence[AxisContract], volume: Sequence[in
     return tuple(found)
 
 
-def declared_field(network: Network, contracts: tuple[AxisContract, ...]) -> ReceptiveField:
-    """The receptive field that a caller or a network states, checked by real runs.
+def declared_field(network: Network, contracts: tuple[AxisContract, ...], undo: str) -> ReceptiveField:
+    """The receptive field that a caller or a network states, checked by real runs; ``undo`` takes it back.
 
     Raises
     ------
     ModelError
         A run contradicts it.
     """
-    seen = confirm(network, contracts)
+    seen = confirm(network, contracts, undo)
     y = network(network.noise([c.smallest for c in contracts]))
     return ReceptiveField(network.name, contracts, network.channels, y.shape[1], str(y.dtype), "declared", (), seen)
 
@@ -138,11 +138,15 @@ def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[in
         except Exception as error:  # whatever it raises on a size that it does not take
             failures.append(error)
     if isinstance(failures[0], OtherAxes):
+        found = failures[0].found
+        back = "[:, None]" if found[:1] == (1,) else "[None]"
         raise ModelError(
             f"{network.name} gives no map of its input: {failures[0]}.",
             "It leaves an axis out, stacks several results along one of their own, or gives one answer for all.",
             [
-                "of a function, put the axis back: infer(volume, lambda x: function(x)[:, None])",
+                f"of a function, put the axis back: infer(volume, lambda x: function(x){back})"
+                if len(found) == 1 + network.ndim
+                else "of a function, return (n, channels, *space)",
                 "of a file, export it so that it gives (n, channels, *space); for classes, the channels",
             ],
         ) from failures[0]
@@ -151,7 +155,9 @@ def _first_run(network: Network, size: tuple[int, ...] | None) -> tuple[tuple[in
         f"{size or f'any size up to {_LAST_START - 1}'}: {first_line(failures[0])}",
         "The number of channels or axes is another one, or it takes a size that was not tried.",
         [
-            "receptive_field(model, channels=1, ndim=3, size=(64, 256, 256)) for a size that it takes",
-            "receptive_field(model, channels=3, ndim=2) for another number of channels and axes",
+            f"receptive_field(model, channels={network.channels}, ndim={network.ndim}, "
+            f"size={(64, 256, 256)[-network.ndim :]}) for a size that it takes",
+            f"receptive_field(model, {'channels=3, ndim=2' if network.ndim != 2 else 'channels=1, ndim=3'}) "
+            "for another number of channels and axes",
         ],
     ) from failures[0]

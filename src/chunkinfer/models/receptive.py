@@ -80,7 +80,7 @@ def receptive_field(
     if not opened.of_torch:
         network = opened.arrays(channels, ndim)
         if contract is not None:
-            return declared_field(network, contracts_of(contract, network.ndim))
+            return declared_field(network, contracts_of(contract, network.ndim), "leave contract= out")
         return probe(network, _sizes(size, network.ndim))
     import torch
 
@@ -89,7 +89,7 @@ def receptive_field(
     channels, ndim = _input_of(module, opened.name, channels, ndim)
     if contract is not None:
         with torch.random.fork_rng(devices=[]):
-            return declared_field(opened.arrays(channels, ndim), contracts_of(contract, ndim))
+            return declared_field(opened.arrays(channels, ndim), contracts_of(contract, ndim), "leave contract= out")
     try:
         found = opened.trace(channels, ndim, _sizes(size, ndim))
     except ModelError as error:

@@ -16,6 +16,7 @@ from chunkinfer.errors import ModelError
 from chunkinfer.models.contents import Contents
 from chunkinfer.models.copying import full_copy, tensors_of
 from chunkinfer.models.identity import Identity, identity_of, program_at
+from chunkinfer.models.outputs import exporting
 
 COPIED = 1 << 30
 """Bytes of weights up to which a module is copied. A larger one is looked at before it runs, and refused if it is
@@ -115,8 +116,8 @@ class Shippable:
                 f"{name} is another network in this process than where infer() was called.",
                 f"The code that it is made of ({kind.__module__}), or a library, has another version here.",
                 [
-                    "install the same versions on every machine: client.upload_file('networks.py') sends one file",
-                    "give a file, which holds its code: torch.export.save(torch.export.export(module, (x,)), path)",
+                    "install the same versions on every machine" + _sent(kind.__module__),
+                    f'give a file, which holds its code: {exporting(3)}; infer(volume, "model.pt2")',
                 ],
             )
         return ModelError(
@@ -124,7 +125,9 @@ class Shippable:
             "A result is of the network as it was then: its weights, its code or what it refers to are others now.",
             [
                 "call infer again, for the network as it is now: infer(volume, model)",
-                "give each result a network that nobody changes: infer(volume, copy.deepcopy(model))",
+                "give each result a network that nobody changes: infer(volume, copy.deepcopy(model))"
+                if isinstance(self._module, nn.Module)
+                else "let the function refer to nothing that is changed: to copy.deepcopy(network) for a network",
             ],
         )
 
@@ -166,6 +169,11 @@ class Shippable:
     def __setstate__(self, data: bytes) -> None:
         self._module, self._data, self._own, self._caller = None, data, True, None
         self._forget()
+
+
+def _sent(module: str) -> str:
+    """The line that sends the file of a module to a cluster's workers; nothing for a module of a package."""
+    return "" if "." in module else f", or send this file: import {module}; client.upload_file({module}.__file__)"
 
 
 def _snapshot(given: Any) -> tuple[Any, bool]:

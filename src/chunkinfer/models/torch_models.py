@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from chunkinfer.errors import ModelError, UntrustedModel
-from chunkinfer.models.outputs import Pick
+from chunkinfer.models.outputs import ITSELF, Pick, exporting
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +34,10 @@ def as_module(model: object) -> torch.nn.Module:
         f"A {type(model).__name__} is no network.",
         "A model is a torch.nn.Module, the path of a file, or a function of arrays.",
         [
-            'infer(volume, "model.pt2") after torch.export.save(torch.export.export(module, (x,)), "model.pt2")',
-            "infer(volume, module) with the module itself; a state_dict goes into one: module.load_state_dict(...)",
+            "load these weights into their module: module.load_state_dict(model); infer(volume, module)"
+            if isinstance(model, dict)
+            else f'give the path of a file: {exporting(3)}; infer(volume, "model.pt2")',
+            ITSELF,
         ],
     )
 
@@ -52,7 +54,7 @@ def _check_weights(module: torch.nn.Module) -> None:
                 "A lazy layer takes its shape from its first input, or from the weights that are loaded into it.",
                 [
                     'load its weights: model.load_state_dict(torch.load("weights.pt", weights_only=True))',
-                    "run it once on a dummy batch: model(torch.zeros(1, 1, 32, 32, 32))",
+                    f"run it once on a dummy batch: model(torch.zeros(1, 1{_sizes(module)}))",
                 ],
             )
         if tensor.is_meta:
@@ -61,9 +63,16 @@ def _check_weights(module: torch.nn.Module) -> None:
                 "The module was built without memory, and its weights were not loaded.",
                 [
                     'load them: model.load_state_dict(torch.load("weights.pt", weights_only=True), assign=True)',
-                    'build it with memory, outside of torch.device("meta"), and load them then',
+                    'give it memory first: model.to_empty(device="cpu").load_state_dict(torch.load("weights.pt", '
+                    "weights_only=True))",
                 ],
             )
+
+
+def _sizes(module: torch.nn.Module) -> str:
+    """Small sizes for the axes of a module's first convolution, as the end of a shape."""
+    kernels = (getattr(layer, "kernel_size", None) for layer in module.modules())
+    return ", 32" * len(next((k for k in kernels if isinstance(k, tuple)), (1, 1, 1)))
 
 
 def is_script(module: object) -> bool:
@@ -84,7 +93,7 @@ def file_kind(path: str, file: IO[bytes]) -> str:
         Open for reading, at its beginning.
     """
     ways = [
-        'save it executable: torch.jit.save(torch.jit.trace(module, x), "model.pt"), or torch.export.save(...) to .pt2',
+        f"save it as something that runs: {exporting(3)} for volumes",
         "build the module and load weights only: "
         'module.load_state_dict(torch.load("weights.pt", weights_only=True)); infer(volume, module)',
     ]
@@ -146,11 +155,19 @@ def load_file(path: str, kind: str, device: str) -> torch.nn.Module:
         raise _executes(path, "a pickle of more than tensors") from error
     except Exception as error:
         raise ModelError(
-            f"{path} looks like a {kind} file, and torch cannot open it: {error}",
+            f"{path} looks like a file of {WRITERS[kind]}, and torch cannot open it: {error}",
             "It was written by another version of torch, or cut short.",
-            ["write it again with this version of torch", "give infer the torch.nn.Module itself"],
+            [
+                'write it again with this version of torch: torch.jit.save(torch.jit.trace(module, x), "model.pt")'
+                if kind == "torchscript"
+                else f"write it again with this version of torch: {exporting(3)} for volumes",
+                ITSELF,
+            ],
         ) from error
 
+
+WRITERS = {"torchscript": "TorchScript", "export": "torch.export"}
+"""What writes files of a kind."""
 
 CODE = {
     "data/aotinductor/": "compiled machine code",
@@ -196,15 +213,21 @@ def _executes(path: str, what: str) -> UntrustedModel:
         f"{path} holds {what}, which would be executed when the file is opened.",
         "No network that torch.export wrote for this library needs it; somebody may have put it there.",
         [
-            'export the network anew: torch.export.save(torch.export.export(module, (x,)), "model.pt2")',
+            f"export the network anew: {exporting(3)} for volumes",
             "build the module and load weights only: "
             'module.load_state_dict(torch.load("weights.pt", weights_only=True)); infer(volume, module)',
         ],
     )
 
 
-def compute_dtype(module: torch.nn.Module, name: str) -> str:
-    """float32 or float64, as the weights are."""
+def compute_dtype(module: torch.nn.Module, name: str, of_file: bool) -> str:
+    """float32 or float64, as the weights are.
+
+    Raises
+    ------
+    ModelError
+        They are of another type, or of several; what is told differs where the network is of a file.
+    """
     import torch
 
     kinds = {p.dtype for p in module.parameters() if p.is_floating_point()}
@@ -212,7 +235,9 @@ def compute_dtype(module: torch.nn.Module, name: str) -> str:
         raise ModelError(
             f"The weights of {name} are {', '.join(sorted(map(str, kinds)))}.",
             "Networks run in float32, or float64 throughout; reduced precision is a setting of the run.",
-            ["model.float()", 'infer(volume, model.float(), precision="bf16")'],
+            [f"write the file anew: {exporting(3, 'module.float()')} for volumes", "infer(volume, module.float())"]
+            if of_file
+            else ["model.float()", 'infer(volume, model.float(), precision="bf16")'],
         )
     return "float64" if torch.float64 in kinds else "float32"
 

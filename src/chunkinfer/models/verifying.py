@@ -74,7 +74,9 @@ def shape_for(contracts: Sequence[AxisContract], axis: int) -> tuple[int, ...]:
     return tuple(c.accepted_at_least(2 * half if d == axis else 1) for d, c in enumerate(contracts))
 
 
-def check_spread(name: str, contracts: Sequence[AxisContract], spread: Spread, how: str) -> tuple[Seen, ...]:
+def check_spread(
+    name: str, contracts: Sequence[AxisContract], spread: Spread, how: str, undo: str = ""
+) -> tuple[Seen, ...]:
     """Cut every axis at several places, and see that no output reads more than its context.
 
     Parameters
@@ -87,6 +89,8 @@ def check_spread(name: str, contracts: Sequence[AxisContract], spread: Spread, h
         Tells which outputs read which side of a cut.
     how
         Names the way in which it does, for the error.
+    undo
+        The line that takes the contract back, of one that was stated.
 
     Returns
     -------
@@ -110,6 +114,7 @@ def check_spread(name: str, contracts: Sequence[AxisContract], spread: Spread, h
                     name,
                     f"along axis {axis}, {shape[axis]} voxels give {len(below)} output voxels instead of "
                     f"{c.output_size(shape[axis])}",
+                    undo,
                 )
             seen = seen_at(c, below, above, cut)
             if seen.low > c.low or seen.high > c.high:
@@ -118,6 +123,7 @@ def check_spread(name: str, contracts: Sequence[AxisContract], spread: Spread, h
                     name,
                     f"along axis {axis}, cut at voxel {cut} of {shape[axis]}, {how} reaches outputs {more} voxels "
                     f"{end} whose period they read, and the context is stated as {stated}",
+                    undo,
                 )
             all_seen.append(seen)
         found.append(Seen(max(s.low for s in all_seen), max(s.high for s in all_seen), len(cuts)))
@@ -205,14 +211,15 @@ def _output(voxel: int, stride: Fraction) -> int:
     return int(-(-voxel // stride))
 
 
-def contradicted(name: str, what: str) -> ModelError:
-    """A real run says otherwise than a contract."""
-    return ModelError(
-        f"The contract of {name} does not hold: {what}.",
-        "It was declared too small; or, if it was traced, the tracer misreads a layer, which is a bug worth a report.",
-        [
-            "receptive_field(function, channels=1, ndim=3) probes a function of arrays: function = lambda x: "
-            "model(torch.from_numpy(x)).numpy(force=True)",
-            "blend instead, which needs no context: infer(volume, model, overlap=32)",
-        ],
-    )
+def contradicted(name: str, what: str, undo: str) -> ModelError:
+    """A real run says otherwise than a contract; ``undo`` takes one back that was stated."""
+    if undo:
+        meaning = "It was stated too small, or for another network."
+        ways = [undo, "state a larger context, or another period"]
+    else:
+        meaning = "The tracer misreads a layer, which is a bug worth a report."
+        ways = [
+            "have it probed instead: infer(volume, lambda x: model(torch.from_numpy(x)))",
+            "blend, which needs no context: infer(volume, model, overlap=32)",
+        ]
+    return ModelError(f"The contract of {name} does not hold: {what}.", meaning, ways)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from chunkinfer.errors import ModelError, NotExact
 from chunkinfer.geometry import AxisLattice, PatchLattice, exact_axis, round_up
 from chunkinfer.models import Model
+from chunkinfer.models.outputs import exporting
 
 if TYPE_CHECKING:
     from chunkinfer.models.augmentation import Variant
@@ -48,10 +49,20 @@ def confirm(model: Model, trace: Trace, lattice: PatchLattice) -> None:
                 f"{model.name} cannot be tiled exactly with patches of {lattice.patch} voxels: {reasons[0]}.",
                 "It is another network on the volume than on patches of this size.",
                 [
-                    "blend overlapping patches, which promises less: infer(volume, model, overlap=32)",
+                    "blend overlapping patches, which promises less: "
+                    f"infer(volume, model, overlap={_overlap(lattice)})",
                     "take the size out of its forward, and infer(volume, model) again",
                 ],
             )
+
+
+def _overlap(lattice: PatchLattice) -> tuple[int, ...]:
+    """An overlap that the patches of a lattice take, a quarter of them or 32 voxels."""
+    found = []
+    for axis in lattice.axes:
+        least = max(int(sum(axis.contract.crop)), min(32, axis.patch // 4))
+        found.append(least + (axis.patch - least) % axis.contract.stride.numerator)
+    return tuple(found)
 
 
 def _reasons(
@@ -105,6 +116,11 @@ def _places(axis: AxisLattice, flipped: bool, shifts: tuple[int, int]) -> Iterat
         yield Place(axis.padded - start - axis.patch, end - stop, end - first) if flipped else Place(start, first, stop)
 
 
+def usual_overlap(ndim: int) -> tuple[int, ...]:
+    """What is advised where no patch was asked for: less along z, where sections are thick."""
+    return (4, 64, 64) if ndim == 3 else (64,) * ndim
+
+
 def not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, str, list[str]]:
     """What `NotExact` says: the layers, why, and the line to paste."""
     training = _training(trace)
@@ -116,7 +132,7 @@ def not_exact(model: Model, trace: Trace, axes: tuple[str, ...]) -> tuple[str, s
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         lines.append(f"  {', '.join(names[:2])}{more}: {text}")
     reasons = "\n".join(lines)
-    overlap = (4, 64, 64) if len(axes) == 3 else (64,) * len(axes)
+    overlap = usual_overlap(len(axes))
     if any(c.only for c in trace.axes) and not training:
         return _of_one_size(f"{model.name} cannot be tiled exactly:\n{reasons}", trace, overlap)
     return (
@@ -135,14 +151,12 @@ def _of_one_size(what: str, trace: Trace, overlap: Sequence[int]) -> tuple[str, 
     """The same of a file that runs at one size along some axis."""
     patch = tuple(c.smallest if c.only else None for c in trace.axes)
     fits = tuple(n // 4 if n else o for n, o in zip(patch, overlap, strict=True))
-    free = ", ".join(f"{2 + d}: torch.export.Dim.AUTO" for d in range(len(patch)))
     return (
         what,
         "The file was exported for inputs of one size, so what the network reads around a voxel cannot be found out.",
         [
             f"blend patches of that size: infer(volume, model, patch={patch}, overlap={fits})",
-            "export it anew with the sizes left open, and it is exact if the network is: "
-            f"torch.export.export(model, (x,), dynamic_shapes=({{{free}}},))",
+            f"export it anew with the sizes left open, and it is exact if the network is: {exporting(len(patch))}",
         ],
     )
 
@@ -158,5 +172,5 @@ def refuse_training(model: Model, trace: Trace) -> None:
         raise ModelError(
             f"{model.name} is in train mode: {reason.layer}: {reason.text}",
             "Its results change from patch to patch and from run to run.",
-            ["model.eval()", "save it in eval mode: torch.jit.save(torch.jit.trace(model.eval(), x), path)"],
+            ["model.eval()", f"write the file in eval mode: {exporting(len(trace.axes), 'module.eval()')}"],
         )

@@ -78,11 +78,17 @@ def choose_layout(
                 f"A block of {b} voxels on axis {d} is not a whole number of {what}s of {u} voxels.",
                 f"Two tasks would write one {what}, and one of them would be lost.",
                 [
-                    f"choose a {what} that divides {b} on this axis, or leave {what}s= out",
-                    f"choose the block: infer(volume, model, block={round_up(b, u)})",
+                    f"leave {what}s= out, or choose a {what} that divides {b} on this axis",
+                    f"choose the block: infer(volume, model, block={_whole(shape, dims, block, owned)})",
                 ],
             )
     return Layout(chunks, unit if shards else None)
+
+
+def _whole(shape: Sequence[int], dims: Sequence[str], block: Sequence[int], owned: Sequence[int]) -> dict[str, int]:
+    """The block of each spatial axis as whole chunks or shards."""
+    axes = zip(dims, block, owned, shape, strict=True)
+    return {d: min(b, n) if b >= n else round_up(b, u) for d, b, u, n in axes if d != "c"}
 
 
 def copy_block(

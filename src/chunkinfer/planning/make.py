@@ -33,7 +33,7 @@ from chunkinfer.planning.aligning import Found, Room, aligned
 from chunkinfer.planning.blocks import Budget, choose_block, most_patches
 from chunkinfer.planning.calibration import Calibration
 from chunkinfer.planning.engine_choice import EngineChoice, choose_engine, name_engine
-from chunkinfer.planning.exactness import confirm, not_exact, refuse_training
+from chunkinfer.planning.exactness import confirm, not_exact, refuse_training, usual_overlap
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.planning.layout import Layout, choose_layout
 from chunkinfer.planning.measuring import Measuring
@@ -172,7 +172,7 @@ class Planning:
             raise PlanError(
                 "halo= and overlap= contradict each other.",
                 "A halo is cut off each patch's output; an overlap is blended.",
-                ["infer(volume, model, halo=8)", "infer(volume, model, overlap=(4, 64, 64))"],
+                ["infer(volume, model, halo=8)", f"infer(volume, model, overlap={usual_overlap(len(self.axes))})"],
             )
         reduced = _reduced(trace, per_axis("halo", self.wishes.halo, self.axes, 0))
         if reduced:

@@ -86,15 +86,23 @@ def exact_lattices(
     most
         Lattices that are wanted.
     """
+    named = dict(zip(network.names, zip(network.contracts, network.sizes, strict=True), strict=True))
+    small = {
+        name: p
+        for (name, (c, n)), p in zip(named.items(), asked, strict=True)
+        if p and c.uncut is not None and p < c.accepted_at_least(n)
+    }
+    if small:
+        raise uncut({name: named[name] for name in small}, min(small.values()))
     options = [
         _axis_options(*axis)
         for axis in zip(network.contracts, network.sizes, network.names, asked, halves, blocks, chunks, strict=True)
     ]
     over, cost, computed = _costs(options, network, budget)
     if over.min() > 0:  # too large, though an axis that cannot be cut would be needed whole
-        for contract, size, name in zip(network.contracts, network.sizes, network.names, strict=True):
-            if contract.uncut is not None:
-                raise uncut(contract, size, name)
+        whole = {name: (contract, size) for name, (contract, size) in named.items() if contract.uncut is not None}
+        if whole:
+            raise uncut(whole)
     best = np.lexsort((_product([o.patches for o in options]), cost, over))[:most]
     shape = [len(axis.lattices) for axis in options]
     lattices = [

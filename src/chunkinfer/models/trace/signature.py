@@ -20,7 +20,7 @@ def unsuitable(module: nn.Module) -> ModelError | None:
         return ModelError(
             f"{name} has no forward method: it holds layers, and does not run them.",
             "It is a container, such as a ModuleList, or a part of a network that another part runs.",
-            ["run its layers in turn: infer(volume, torch.nn.Sequential(*model).eval())", wrapper("self.model.net(x)")],
+            [*_in_turn(module), wrapper(f"self.model{_first(module)}(x)")],
         )
     if (keyword := only_by_keyword(module)) is not None:
         return ModelError(
@@ -44,6 +44,21 @@ def unsuitable(module: nn.Module) -> ModelError | None:
             "give the arguments a default in forward, if they have one value",
         ],
     )
+
+
+def _in_turn(module: nn.Module) -> list[str]:
+    """The way out of a container of layers."""
+    layers = {nn.ModuleList: "*model", nn.ModuleDict: "*model.values()"}
+    found = next((layers[kind] for kind in layers if isinstance(module, kind)), None)
+    return [f"run its layers in turn: infer(volume, torch.nn.Sequential({found}).eval())"] if found else []
+
+
+def _first(module: nn.Module) -> str:
+    """How the first of a module's parts is reached."""
+    name = next((name for name, _ in module.named_children()), "net")
+    if isinstance(module, nn.ModuleDict):
+        return f"[{name!r}]"
+    return f"[{name}]" if isinstance(module, nn.ModuleList) else f".{name}"
 
 
 def only_by_keyword(module: nn.Module) -> str | None:

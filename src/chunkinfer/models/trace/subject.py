@@ -158,11 +158,16 @@ def subjects(module: nn.Module, channels: int, dtype: torch.dtype, pick: Pick = 
             "It holds what belongs to this process (a lock, an open file, a session, a generator), or a tensor that "
             "another one was computed into; tracing it and sending it to workers need a copy.",
             [
-                "leave that out of the module: make it when it is needed, or detach the tensor: "
-                "model.weight_map = model.weight_map.detach()",
-                "give it without its Python: infer(volume, torch.jit.trace(model, torch.zeros(1, 1, 32, 32, 32)))",
+                "leave that out of the module: make it when it is needed, and give a tensor its values by .detach()",
+                "give it without its Python: infer(volume, torch.jit.trace(model, torch.zeros"
+                f"{(1, channels, *[32] * _axes(module))}))",
             ],
         ) from failures[-1]
+
+
+def _axes(module: nn.Module) -> int:
+    """Spatial axes of the first convolution."""
+    return next((p.ndim - 2 for p in module.parameters() if p.ndim >= 3), 3)
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from chunkinfer.errors import ModelError
 from chunkinfer.geometry.contract import AxisContract
-from chunkinfer.models.outputs import ONLY, Pick, wrapper
+from chunkinfer.models.outputs import ONLY, Pick, exporting, wrapper
 from chunkinfer.models.trace.axis import AxisSearch
 from chunkinfer.models.trace.dependence import Reason
 from chunkinfer.models.trace.follow import Followed
@@ -132,9 +133,20 @@ def _starts(subject: Subject, ndim: int, size: Sequence[int] | None) -> Iterator
     if size is not None:
         yield tuple(size)
         return
+    stated = _stated(subject.module, ndim)
     likely, limit = (_FREE_SIZES, 600) if subject.is_free else (_REAL_SIZES, 100)
     rest = (n for n in range(1, limit) if n not in likely)
-    yield from ((n,) * ndim for n in (*likely, *rest))
+    sizes = likely[:1] if None not in stated else (*likely, *rest)
+    yield from (tuple(s or n for s in stated) for n in sizes)
+
+
+def _stated(module: nn.Module, ndim: int) -> tuple[int | None, ...]:
+    """The spatial shape that a program of torch.export takes, with None for free axes, as all are of other modules."""
+    nodes = module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ()
+    value = next((node.meta.get("val") for node in nodes if node.op == "placeholder"), None)
+    if not isinstance(value, torch.Tensor) or value.ndim != 2 + ndim:
+        return (None,) * ndim
+    return tuple(n if isinstance(n, int) else None for n in value.shape[2:])
 
 
 def _first_run(subject: Subject, ndim: int, size: Sequence[int] | None) -> tuple[Followed | None, Exception | None]:
@@ -186,7 +198,7 @@ def _unrunnable(
                     f"The first convolution of {name_of(module)} expects {expected} channels, "
                     f"and {channels} were given.",
                     "The volume and the network were not made for each other, or the channel axis is missing.",
-                    [f"give {expected} channels: a volume with dims (c, z, y, x)", "change the network's first layer"],
+                    [_of_channels(channels, expected), "change the network's first layer"],
                 )
     axes = next((p.ndim - 2 for p in module.parameters() if p.ndim >= 3), ndim)
     if axes != ndim:
@@ -195,9 +207,10 @@ def _unrunnable(
             "The volume and the network were not made for each other.",
             [
                 f"give a volume with {axes} spatial axes: {', '.join('zyx'[-axes:])}, and c in front for channels",
-                "run it on sections: xarray.concat([infer(volume.isel(z=z), model) for z in ...], 'z')"
-                if axes < ndim
-                else "or a network made for the volume's axes",
+                "run it on sections: xarray.concat([infer(volume.isel(z=z), model) for z in range(volume.sizes['z'])], "
+                "'z')"
+                if (axes, ndim) == (2, 3)
+                else "take a network made for the volume's axes",
             ],
         )
     if isinstance(failure, NoMap):
@@ -208,9 +221,11 @@ def _unrunnable(
         f"{name_of(module)} does not run on (1, {channels}, *space) with {ndim} spatial axes at {at}: {cause}",
         "The number of spatial axes or channels is another one, or its size is fixed at export.",
         [
-            "compare the axes: (c, z, y, x) or (z, y, x) for a 3D network, (c, y, x) or (y, x) for a 2D one",
-            "export it with dynamic spatial axes: torch.export.export(..., dynamic_shapes=...)",
-            *([wrapper('self.model({"image": x})')] if isinstance(failure, (IndexError, KeyError)) else []),
+            "compare the axes: c, z, y, x or z, y, x for a 3D network; c, y, x or y, x for a 2D one",
+            f"write the file anew, with its sizes left open: {exporting(ndim)}"
+            if isinstance(module, torch.fx.GraphModule | torch.jit.ScriptModule)
+            else "let its forward method take any size",
+            *([wrapper(f"self.model({{{key!r}: x}})")] if (key := _key(module, channels, dtype, pick)) else []),
         ],
     )
 
@@ -233,7 +248,7 @@ def _no_map(
         return ModelError(
             f"{name_of(module)} leaves out the axis of the batch: {failure}.",
             "Its forward method takes the first of its results, or gives a list of them.",
-            ["leave [0] out at the end of forward", wrapper("self.model(x)[None]")],
+            ["end forward with all results, without [0]", wrapper("self.model(x)[None]")],
         )
     if len(failure.found) == 1 + ndim:
         return ModelError(
@@ -241,7 +256,7 @@ def _no_map(
             "It squeezes its only channel, or stores the number of the largest one.",
             [
                 "put it back: infer(volume, torch.nn.Sequential(model, torch.nn.Unflatten(0, (-1, 1))))",
-                "or in forward: return result[:, None]; for classes, return the channels, and infer(..., argmax=True)",
+                "or end forward with result[:, None]; for classes, return the channels, and infer with argmax=True",
             ],
         )
     reasons = subject.follow(shape).reasons if shape is not None else ()
@@ -250,10 +265,45 @@ def _no_map(
         f"{name_of(module)} gives no map of its input: {failure}.{why}",
         "It is a classifier or a regressor: it gives one answer for a whole image. Or its axes are in another order.",
         [
-            "take the part that keeps the axes: infer(volume, model.features), where it has one",
-            "wrap it: a module whose forward returns (n, channels, *space)",
+            f"take the part that keeps the axes: infer(volume, model.{part})"
+            if (part := _part(module, channels, dtype, shape))
+            else "take a network that gives a value for each voxel",
+            "wrap it in a module whose forward returns (n, channels, *space)",
         ],
     )
+
+
+def _of_channels(given: int, expected: int) -> str:
+    """The way out of a volume with other channels than the network takes."""
+    if given > expected:
+        return f"give {expected} channels of (c, z, y, x): infer(volume[:{expected}], model)"
+    if given == 1:
+        repeated = f"xarray.concat([volume] * {expected}, 'c')"
+        return f"give {expected} channels, such as this one repeated: infer({repeated}, model)"
+    return f"give {expected} channels: a volume with dims (c, z, y, x)"
+
+
+def _key(module: nn.Module, channels: int, dtype: torch.dtype, pick: Pick) -> str | None:
+    """The name under which a network looks for its input, of one that takes a dict."""
+    asked: list[object] = []
+
+    class Given(dict[str, torch.Tensor]):
+        def __missing__(self, key: str) -> torch.Tensor:
+            asked.append(key)
+            raise KeyError(key)
+
+    with suppress(Exception), torch.no_grad():
+        next(subjects(module, channels, dtype, pick)).module(Given())
+    return next((key for key in asked if isinstance(key, str)), None)
+
+
+def _part(module: nn.Module, channels: int, dtype: torch.dtype, shape: Sequence[int] | None) -> str | None:
+    """The first part of a network that gives a map of the network's own input."""
+    for name, part in module.named_children():
+        for subject in subjects(part, channels, dtype):
+            if shape is not None and isinstance(subject.ran(shape), Ran):
+                return name
+    return None
 
 
 def _is_stack(found: Sequence[int], shape: Sequence[int]) -> bool:
