@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Reader, check_reads, networks_of, origin_of
-from chunkinfer.blockwise.payload import values_of
+from chunkinfer.blockwise import Reader, check_reads, held_by_workers, networks_of, origin_of
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kinds import refuse_picture_for_labels
@@ -131,8 +130,6 @@ def labels_in(name: str, value: Any) -> tuple[int, ...]:
 
 def single(volume: Any, name: str, beside: Volume | None = None) -> Volume:
     """A volume of one channel, which blocks can read parts of, in one form."""
-    from distributed import Future
-
     found = opened(volume, beside)
     if found.channels and found.array.shape[0] != 1:
         raise VolumeError(
@@ -149,7 +146,7 @@ def single(volume: Any, name: str, beside: Volume | None = None) -> Volume:
                 f"compute it, if it fits: {name}.compute()",
             ],
         )
-    if any(isinstance(value, Future) for layer in found.array.dask.layers.values() for value in values_of(layer)):
+    if held_by_workers(found.array):
         raise VolumeError(
             f"{name} is in the memory of dask's workers.",
             "It was persisted, and a block's task cannot read parts of what other workers hold.",

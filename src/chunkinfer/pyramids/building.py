@@ -114,8 +114,8 @@ def settle(image: Image, levels: int | None, method: str, factors: Any, overwrit
         As for `pyramid`.
     """
     _refuse_unfinished(image.url)
-    stored = read_plan(image)
-    if stored is not None and not overwrite:
+    stored = None if overwrite else read_plan(image)
+    if stored is not None:
         _refuse_replaced(image, stored)
         if (levels, method, factors) == (None, "auto", None):
             return stored

@@ -18,7 +18,7 @@ from chunkinfer.compiling import compiled
 from chunkinfer.errors import VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.kinds import refuse_picture_for_affinities, refuse_picture_for_labels
+from chunkinfer.kinds import in_three_axes, refuse_picture_for_affinities, refuse_picture_for_labels
 from chunkinfer.operators.lazy import Declared, opened, voxelwise
 from chunkinfer.passes import Table, Tables, check_finished, told
 from chunkinfer.segmentation import agglomerating, graph
@@ -26,7 +26,7 @@ from chunkinfer.segmentation.edges import Edges
 from chunkinfer.segmentation.fragments import around
 from chunkinfer.segmentation.graph import SCALE, Graph, Labels
 from chunkinfer.segmentation.running import block_of, passes_in
-from chunkinfer.volume import Volume, as_volume
+from chunkinfer.volume import Volume
 
 
 def relabel(labels: Any, names: Mapping[int, int]) -> Any:
@@ -106,7 +106,7 @@ def region_graph(
     VolumeError
         The two do not have the same voxels.
     """
-    found, weights = _labels(labels), as_volume(affinities, 3)
+    found, weights = _labels(labels), in_three_axes(affinities, "affinities")
     refuse_picture_for_affinities(weights)
     check_finished(weights)
     if found.space_shape != weights.space_shape:
