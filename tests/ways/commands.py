@@ -12,7 +12,8 @@ from chunkinfer.errors import ChunkinferError
 
 def commanded(error: ChunkinferError) -> list[str]:
     """The commands of this package among an error's ways, once each has been run to its end."""
-    lines = [found[1] for way in error.ways if (found := re.search(r"(?:^|: |run )chunkinfer ([a-z].*)$", way))]
+    found = (re.search(r"(?:^|: )chunkinfer ([a-z].*)$", way) for way in error.ways if "..." not in way)
+    lines = [line[1] for line in found if line]
     for line in lines:
         with suppress(SystemExit):  # with the answer; what fails raises
             main(shlex.split(line), standalone_mode=False)
