@@ -89,8 +89,10 @@ def refuse_picture_for_affinities(volume: Volume) -> None:
 
 def as_labels(volume: Volume) -> str:
     """What makes labels (z, y, x) of a volume: a line to paste, in which it is called labels."""
-    first = "[0]" if volume.channels else ""
-    return f"labels{first}" + ("" if volume.array.dtype.kind in "bu" else ".astype('uint64')")
+    cut = "[0]" if volume.channels else ""
+    if len(volume.frame.space) == 2:
+        cut += ".expand_dims('z')" if volume.labelled else "[None]"
+    return f"labels{cut}" + ("" if volume.array.dtype.kind == "u" else ".astype('uint64')")
 
 
 def in_three_axes(volume: Any, name: str) -> Volume:

@@ -51,7 +51,10 @@ class Part:
             raise VolumeError(
                 f"There is a label {voxels.min()} in {box}.",
                 "Labels are not negative; some tools write -1 where nothing is.",
-                ["labels.where(labels >= 0, 0)", 'labels.astype("uint64") if they are large labels that were wrapped'],
+                [
+                    "they are background: labels * (labels >= 0)",
+                    'they are large labels that were wrapped: labels.astype("uint64")',
+                ],
             )
         return np.ascontiguousarray(voxels, np.uint64)
 

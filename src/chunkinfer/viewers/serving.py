@@ -111,7 +111,7 @@ def started(host: str, port: int, stores: Stores) -> Any:
         raise ViewError(
             f"Nothing can be served at {host}:{port}: {problem}",
             "Another program listens there, or the address is not this machine's.",
-            ["view(..., port=0) takes a free port", 'view(..., host="127.0.0.1")'],
+            ["port=0 takes a free port", 'be seen by this machine only: host="127.0.0.1", port=0'],
         ) from problem
     server.app.add_handlers(".*", [(ROUTE, StoreHandler, {"stores": stores})])
     return server
