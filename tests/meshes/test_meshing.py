@@ -188,7 +188,7 @@ STAGES = {
     "legacy": [
         ("chunkinfer.meshes.marching", "March.read", 3),
         ("chunkinfer.passes", "Tables.write", 2),
-        ("chunkinfer.meshes.meshing", "_npz", 2),
+        ("chunkinfer.meshes.meshing", "to_npz", 2),
         ("chunkinfer.passes", "Tables.write", 1),
         ("chunkinfer.meshes.places", "Place.announce", 1),
         ("chunkinfer.storage.files", "Files.delete_many", 1),
@@ -259,7 +259,7 @@ def test_places(labels, segmentation, tmp_path):
         mesh(url, tmp_path / "a.zarr", **few)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
-    with pytest.raises(DestinationError, match="or something else: a"):
+    with pytest.raises(DestinationError, match="a.txt, which belongs to no mesh"):
         mesh(url, tmp_path / "notes", **few)
     with pytest.raises(DestinationError, match="belongs to no mesh"):
         mesh(url, tmp_path / "notes", overwrite=True, **few)
