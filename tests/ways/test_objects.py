@@ -31,6 +31,7 @@ TRACED = {"positions": POSITIONS, "pairs_of_rows": PAIRS, "ids": IDS, "edges": P
 CLASSES = ci.infer(VOLUME, NET, argmax=True)[0]
 SIGNED = LABELS.astype("i4") - 1
 EMPTY = VOLUME.where(VOLUME > 0.5)
+INFINITE = VOLUME.where(VOLUME > 0.5, np.inf)
 SCALED = VOLUME * 1e30
 COARSE = xr.DataArray(LABELS[:, ::2, ::2], dims=("z", "y", "x"))
 
@@ -54,6 +55,7 @@ EVALUATED = [
     row("There is a label -1", 2, STATISTICS, {"labels": SIGNED}, labels=SIGNED),
     row("is a network's output", 2, EVALUATE, {"segmentation": CLASSES}, segmentation=CLASSES, truth=LABELS),
     row("The image has values", 1, STATISTICS, {"image": EMPTY}, labels=LABELS, image=EMPTY),
+    row("The image has values", 1, STATISTICS, {"image": INFINITE}, labels=LABELS, image=INFINITE),
     row("The image has values", 1, STATISTICS, {"image": SCALED}, labels=LABELS, image=SCALED),
     row("There is no truth", 1, without_truth, {"segmentation": LABELS, "truth": LABELS}),
     row("Skeletons have nodes, edges", 2, EVALUATE, TRACED, segmentation=LABELS, skeletons=[1]),

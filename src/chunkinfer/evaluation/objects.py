@@ -84,7 +84,8 @@ def in_steps(values: NDArray[Any]) -> NDArray[np.int64]:
             f"The image has values from {values.min()} to {values.max()}.",
             f"Sums of intensities are exact for values within {most}, and none may be NaN.",
             [
-                "take what is no number for 0: chunkinfer.operators.apply(image, numpy.nan_to_num)"
+                "take what is no number for 0: "
+                "chunkinfer.operators.apply(image, lambda v: numpy.where(numpy.isfinite(v), v, 0))"
                 if real and not np.isfinite(values).all()
                 else "chunkinfer.operators.normalize(image, range=(0, 1))",
                 "choose another image",
