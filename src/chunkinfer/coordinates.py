@@ -45,7 +45,10 @@ def order_of(volume: xr.DataArray) -> tuple[str, ...]:
         raise VolumeError(
             f"The volume's axes are {dims}; an image has at least y and x.",
             "A selection with one index drops an axis.",
-            ["select a range: volume.isel(y=slice(5, 6))", "volume.expand_dims('y')"],
+            [
+                "select a range of one where an index was taken, as slice(5, 6) instead of 5",
+                f"put it back: volume.expand_dims({[d for d in ('y', 'x') if d not in dims]})",
+            ],
         )
     return tuple(d for d in DIMS if d in dims)
 

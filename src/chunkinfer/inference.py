@@ -47,7 +47,7 @@ from chunkinfer.planning import (
     positive,
 )
 from chunkinfer.storage import Source, decoded
-from chunkinfer.volume import Frame, Volume, as_volume, describe_source
+from chunkinfer.volume import Frame, Volume, as_volume, count_axes, describe_source
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -466,7 +466,7 @@ def _fit(given: Any, model: Model, normalize: Any, own_lengths: bool) -> tuple[V
     def scaling(volume: Volume) -> Callable[[], Normalize]:
         return lambda: resolve_normalize(normalize, volume.array.dtype, model.input_dtype())
 
-    if isinstance(given, xr.DataArray | xr.Dataset) or getattr(given, "ndim", None) != 3:
+    if isinstance(given, xr.DataArray | xr.Dataset) or count_axes(given) != 3:
         volume = as_volume(given)
         return volume, trace_on(volume, model, scaling(volume), own_lengths)
     failures: list[ChunkinferError] = []

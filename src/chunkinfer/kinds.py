@@ -16,7 +16,7 @@ from chunkinfer.blockwise import networks_of, origin_of
 from chunkinfer.blockwise.derived import voxels
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
-from chunkinfer.volume import Volume, as_volume
+from chunkinfer.volume import Volume, as_volume, count_axes
 
 COLOURS = {"red", "green", "blue", "alpha", "grey"}
 """Names of channels that readers of pictures give."""
@@ -89,8 +89,10 @@ def refuse_picture_for_affinities(volume: Volume) -> None:
 
 def as_labels(volume: Volume) -> str:
     """What makes labels (z, y, x) of a volume: a line to paste, in which it is called labels."""
-    first = "[0]" if volume.channels else ""
-    return f"labels{first}" + ("" if volume.array.dtype.kind in "bu" else ".astype('uint64')")
+    cut = "[0]" if volume.channels else ""
+    if len(volume.frame.space) == 2:
+        cut += ".expand_dims('z')" if volume.labelled else "[None]"
+    return f"labels{cut}" + ("" if volume.array.dtype.kind == "u" else ".astype('uint64')")
 
 
 def in_three_axes(volume: Any, name: str) -> Volume:
@@ -101,12 +103,12 @@ def in_three_axes(volume: Any, name: str) -> Volume:
     VolumeError
         It has two axes.
     """
-    if getattr(volume, "ndim", 3) == 2:
+    if count_axes(volume) == 2:
         section = f'{name}.expand_dims("z")' if hasattr(volume, "dims") else f"{name}[None]"
         raise VolumeError(
             f"{name} of the shape {tuple(volume.shape)} has two axes.",
             "Objects are found along z, y and x; one section is a volume of one.",
-            [section, 'open_volume("stack/*.png") of all sections'],
+            [section, 'all sections, where they are files: open_volume("stack/*.png")'],
         )
     return as_volume(volume, 3)
 

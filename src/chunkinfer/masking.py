@@ -6,15 +6,15 @@ fractions, in voxels of the volume, so no rounding moves a voxel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, floor, lcm
 from typing import Any
 
-from chunkinfer.blockwise import Reader, networks_of, origin_of
+from chunkinfer.blockwise import Reader, held_by_workers, networks_of, origin_of
 from chunkinfer.blockwise.masks import Mask, MaskAxis
-from chunkinfer.blockwise.payload import values_of
 from chunkinfer.errors import VolumeError
 from chunkinfer.storage.placement import METRES, short_unit
 from chunkinfer.volume import Frame, Volume, as_volume, describe_source
@@ -141,14 +141,16 @@ def _opened(mask: Any, volume: Volume) -> Volume:
     try:
         held = as_volume(mask, len(space))
     except VolumeError as error:
-        raise VolumeError(f"mask= cannot be used. {error.what}", error.means, error.ways) from error
+        ways = [re.sub(r"\bvolume\b", "mask", way) for way in error.ways]
+        raise VolumeError(f"mask= cannot be used. {error.what}", error.means, ways) from error
     if held.frame.space != space:
-        drop = [f"mask.isel({d}=0)" for d in held.frame.space if d not in space]
-        add = [f"mask.expand_dims({d}=volume.{d})" for d in space if d not in held.frame.space]
+        given = "mask" if hasattr(mask, "dims") else "chunkinfer.open_volume(mask)"
+        drop = [f".isel({d}=0)" for d in held.frame.space if d not in space]
+        add = [f".expand_dims({d}=volume.{d})" for d in space if d not in held.frame.space]
         raise VolumeError(
             f"The mask's spatial axes are {held.frame.space}, the volume's are {space}.",
             "A mask says of every voxel of the result whether it is wanted.",
-            [", ".join(drop + add), 'xarray.DataArray(mask, dims=("z", "y", "x")), if it has no names'],
+            [f"mask={given}{''.join(drop + add)}", "make a mask of the volume's own axes"],
         )
     for axis, (d, n) in enumerate(zip(held.dims, held.array.shape, strict=True)):
         if d not in space and (d, n) != ("c", 1):
@@ -165,17 +167,14 @@ def _opened(mask: Any, volume: Volume) -> Volume:
 
 def _check_readable(mask: Volume) -> None:
     """Every block reads its part of the mask by itself, inside its own task."""
-    from distributed import Future
-
-    graph = mask.array.dask
     store = 'store it: save(mask, "mask.zarr"); infer(volume, model, mask="mask.zarr")'
-    if networks_of(graph):
+    if networks_of(mask.array.dask):
         raise VolumeError(
             "The mask is made from a network's output that is not stored.",
             "Every block would run that network again for its part.",
             [store, "compute it, if it fits into memory: mask=mask.compute()"],
         )
-    if any(isinstance(value, Future) for layer in graph.layers.values() for value in values_of(layer)):
+    if held_by_workers(mask.array):
         raise VolumeError(
             "The mask is in the memory of dask's workers.",
             "It was persisted, and a block's task cannot read parts of what other workers hold.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Tables(Sequence[dict[str, NDArray[Any]]]):
             raise DestinationError(
                 f"The table {name} of {self.url} is gone.",
                 f"Something deleted it in {FOLDER}/{self.name}-tables, or the pass that writes it has not ended.",
-                ["make the same call again with overwrite=True", "or restore the file"],
+                ["make the same call anew: overwrite=True", "restore the file"],
             )
         return from_npz(content)
 
@@ -157,7 +158,7 @@ def temporary_folder(client: Any) -> TemporaryDirectory[str]:
             f"The workers of {address} may be on other machines, and there is no folder that all of them reach.",
             "Each block leaves a small table, and they are joined.",
             [
-                'name a folder: url="/shared/tables" or url="s3://bucket/tables"',
+                f"name a folder that they reach, if they reach this one: url={os.path.abspath('tables')!r}",
                 "run it here: with distributed.Client(processes=False): ...",
             ],
         )

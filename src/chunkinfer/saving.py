@@ -21,6 +21,7 @@ from chunkinfer.blockwise import (
     check_reads,
     copy_blocks,
     differences,
+    held_by_workers,
     networks_of,
     origin_of,
     places_read,
@@ -435,6 +436,10 @@ class _Saving:
         unit, block = copy_block(
             self.url, self.format, shape, self.volume.dims, itemsize, self.asked, read, self._wanted()
         )
+        if held_by_workers(self.array):  # a task cannot read boxes of them
+            array = self.array.rechunk(block)
+            self.volume, self.fused = Volume(**{**vars(self.volume), "array": array}), True
+            return block
         whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, shape, strict=True))
         # What lies in memory here travels once, not with each task; of what is stored, boxes of any kind are read.
         here = isinstance(origin, np.ndarray)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -249,19 +250,32 @@ def as_volume(volume: Any, ndim: int | None = None) -> Volume:
     return Volume(array, dims, frame, labelled=False, attrs={})
 
 
+def count_axes(given: Any) -> int | None:
+    """How many axes an array has; None for what has none, or cannot tell, as an array in a file that is closed."""
+    with suppress(RuntimeError):
+        count: int | None = getattr(given, "ndim", None)
+        return count
+    return None
+
+
 def _unlabelled(shape: tuple[int, ...], ndim: int | None) -> VolumeError:
     """The error for an array whose axes are not told by how many there are."""
     if ndim == 3 and len(shape) == 2:
         return VolumeError(
             f"An array of 2 axes {shape} is one section, and three axes are needed here.",
             "Unlabelled arrays are (z, y, x) or (c, z, y, x).",
-            ["volume[None] is a volume of one section", "numpy.stack(sections), where there are more"],
+            ["make a volume of one section: volume[None]", "stack all sections, where there are more"],
         )
     kinds = {2: "(y, x) or (c, y, x)", 3: "(z, y, x) or (c, z, y, x)"}
+    more = len(shape) > (4 if ndim is None else ndim + 1)
+    dims = ("t", "c", *SPACE[-(ndim or 3) :])
+    named = f"name them: xarray.DataArray(volume, dims={dims}), as they are"
     return VolumeError(
         f"An array of {len(shape)} axes {shape} does not say what its axes are.",
         f"Unlabelled arrays are {kinds.get(ndim or 0, '(z, y, x), (c, z, y, x), (y, x) or (c, y, x)')}.",
-        ["xarray.DataArray(array, dims=('c', 'z', 'y', 'x'))", "array[0] for one time point"],
+        ["volume[0] for one time point", named if len(shape) == len(dims) else "select, until no other axes are left"]
+        if more
+        else ["give it the image's shape, by its reshape", "open it where it is stored: its metadata has the axes"],
     )
 
 
@@ -307,12 +321,13 @@ def _box_of(box: Any, space: tuple[str, ...], lengths: Mapping[str, int]) -> dic
     parts = box.slices if isinstance(box, Box) else box
     named = isinstance(parts, Mapping) or (isinstance(parts, Sequence) and len(parts) == len(space))
     given = dict(parts if isinstance(parts, Mapping) else zip(space, parts, strict=True)) if named else {}
-    example = "box=(slice(0, 100), slice(0, 512), slice(0, 512))"
+    ends = [min(lengths[d], n) for d, n in zip(space, (512, 512, 100)[: len(space)][::-1], strict=True)]
+    example = f"box=({', '.join(f'slice(0, {n})' for n in ends)})"
     if not named or set(given) - set(space) or not all(isinstance(part, slice) for part in given.values()):
         raise VolumeError(
             f"box={box!r} does not give slices of the axes {space}.",
             "Other axes are opened whole.",
-            [example, "box={'z': slice(0, 100)}"],
+            [example, f"box={{{space[0]!r}: slice(0, {ends[0]})}}"],
         )
     cut = {}
     for d in space:
@@ -322,7 +337,7 @@ def _box_of(box: Any, space: tuple[str, ...], lengths: Mapping[str, int]) -> dic
             raise VolumeError(
                 f"box= takes [{part.start}:{part.stop}:{part.step}] of axis {d}, which has {lengths[d]} voxels.",
                 "It counts stored voxels from 0, whatever the volume's offset.",
-                [example, f"open it whole and select by position: volume.sel({d}=slice(...))"],
+                [example, f"open it whole, and select along {d} by position with sel"],
             )
         cut[d] = int(start), int(stop)
     return cut

@@ -10,7 +10,15 @@ from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.overwriting import Overwriting
 from chunkinfer.blockwise.payload import Payload, networks_of
 from chunkinfer.blockwise.placement import active_client, client_for, room_of
-from chunkinfer.blockwise.reading import Reader, check_reads, lazy_source, must_exchange, origin_of, places_read
+from chunkinfer.blockwise.reading import (
+    Reader,
+    check_reads,
+    held_by_workers,
+    lazy_source,
+    must_exchange,
+    origin_of,
+    places_read,
+)
 from chunkinfer.blockwise.runner import Outcome, run_blocks
 from chunkinfer.blockwise.storing import Store, checksum, copy_blocks, store_blocks
 from chunkinfer.blockwise.windows import Windows
@@ -36,6 +44,7 @@ __all__ = [
     "client_for",
     "copy_blocks",
     "differences",
+    "held_by_workers",
     "infer_exchanging",
     "infer_reading",
     "lazy_array",

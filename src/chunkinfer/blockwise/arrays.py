@@ -21,6 +21,13 @@ CONVERSIONS = {
 """Library -> the line that makes an array of its arrays, which do not turn into one by themselves, or not in numpy's
 order."""
 
+CASTS = {
+    "c": ["take its magnitude: abs(volume)", "take its real part: volume.real"],
+    "M": ["count from 1970: volume.astype('int64')", "choose another array"],
+    "m": ["count: volume.astype('int64')", "choose another array"],
+}
+"""Kind of a dtype that no voxels have -> how numbers are made of it."""
+
 
 def lazy_array(array: Any) -> da.Array:
     """A dask, zarr, numpy, h5py or similar array as a dask array; nothing is computed.
@@ -53,7 +60,7 @@ def check_voxels(volume: Any, names: Sequence[str] = ()) -> None:
         raise VolumeError(
             f"A volume of dtype {volume.dtype} is no image.",
             "Voxels are integers or floating-point numbers.",
-            ["convert it: volume.astype('float32')", "choose another array"],
+            CASTS.get(np.dtype(volume.dtype).kind, ["make numbers of it", "choose another array"]),
         )
     names = names or ("t", "c", "z", "y", "x")[-len(volume.shape) :]
     for name, n in zip(names, volume.shape[-len(names) :], strict=False):
@@ -61,7 +68,7 @@ def check_voxels(volume: Any, names: Sequence[str] = ()) -> None:
             raise VolumeError(
                 f"The volume has no voxels along {name}.",
                 "A selection came out empty.",
-                ["look at volume.sizes", "select a range that lies inside the volume"],
+                ["look at volume.shape", "select a range that lies inside the volume"],
             )
 
 
@@ -86,7 +93,7 @@ def _check_blocks(array: da.Array) -> None:
         raise VolumeError(
             f"The sizes of the array's chunks are unknown: its shape is {array.shape}.",
             "It was selected by a lazy condition, or comes from a table; where a voxel lies is not known either.",
-            ["volume = volume.compute_chunk_sizes(), which runs the selection", "volume.compute(), if it fits memory"],
+            ["run the selection: volume.compute_chunk_sizes()", "if it fits into memory: volume.compute()"],
         )
     meta = getattr(array, "_meta", None)
     if isinstance(meta, np.ma.MaskedArray):
@@ -97,7 +104,10 @@ def _check_blocks(array: da.Array) -> None:
         raise VolumeError(
             f"The blocks of the array are of {module}: {type(meta).__name__}.",
             "A volume's blocks are numpy arrays.",
-            [f"volume.map_blocks(lambda block: {line})", "store it as zarr, and give its URL"],
+            [
+                f"volume.map_blocks(lambda block: {line}, dtype=volume.dtype, meta=numpy.array(()))",
+                "store it as zarr, and give its URL",
+            ],
         )
 
 
@@ -114,7 +124,7 @@ def _closed(given: Any) -> VolumeError:
         f"The {type(given).__name__} of HDF5 is closed.",
         "Blocks are read later, when they are computed.",
         [
-            "chunkinfer.open_volume('em.h5', array='raw'), which opens the file where it is read",
+            "give its file, which is opened where it is read: chunkinfer.open_volume('em.h5', array='raw')",
             "compute inside of with",
         ],
     )
@@ -128,10 +138,12 @@ def _no_array(given: Any, module: str) -> VolumeError:
             "A verb works on one volume.",
             [f"volume[{name!r}]" for name in names[:2]] or ['chunkinfer.open_volume("em.zarr")'],
         )
+    listed = "numpy.asarray(volume)" if isinstance(given, list | tuple) or hasattr(given, "__array__") else None
+    line = CONVERSIONS.get(module, listed)
     return VolumeError(
         f"A {type(given).__name__} {f'of {module} ' if module in CONVERSIONS else ''}is no volume.",
         "A volume is an xarray.DataArray, a dask, zarr or numpy array, or a URL.",
-        [CONVERSIONS.get(module, "numpy.asarray(volume)"), 'chunkinfer.open_volume("em.zarr"), where it is stored'],
+        [line or "make an array of it", 'where it is stored: chunkinfer.open_volume("em.zarr")'],
     )
 
 
@@ -141,5 +153,8 @@ def _tensorstore(store: Any) -> VolumeError:
     return VolumeError(
         "A TensorStore is no volume: it is open in this process only, and reads absent chunks as fill values.",
         "Workers open a volume by its URL, and an absent chunk is an error.",
-        [f"chunkinfer.open_volume({url.rstrip('/') if known else 'em.zarr'!r})", "volume.read().result()"],
+        [
+            f"chunkinfer.open_volume({url.rstrip('/')!r})" if known else "store it where all workers reach it",
+            "volume.read().result()",
+        ],
     )

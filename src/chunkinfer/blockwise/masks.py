@@ -127,5 +127,5 @@ def _undecided(seen: Box) -> VolumeError:
     return VolumeError(
         f"The mask is NaN somewhere in its voxels {seen}.",
         "NaN says neither that a voxel is wanted nor that it is not.",
-        ["decide: mask=mask.fillna(0)", "compare: mask=mask > 0"],
+        ["NaN is not wanted: mask=(mask != 0) & (mask == mask)", "NaN is wanted: mask=mask != 0"],
     )

@@ -153,19 +153,25 @@ def _zarr_url(place: Any) -> str:
     return f"{remote[0]}://{path}" if remote else path
 
 
+def held_by_workers(array: da.Array) -> bool:
+    """Whether chunks of an array are in the memory of a cluster's workers, where no other task can read parts of them.
+
+    So are those of an array that was persisted on a client.
+    """
+    from distributed import Future
+
+    return any(isinstance(value, Future) for layer in array.dask.layers.values() for value in values_of(layer))
+
+
 def must_exchange(array: da.Array) -> bool:
     """Whether blocks should exchange halos rather than read their own: recomputing the volume is impossible (its chunks
     are already somewhere in memory) or dear (it is a network's output)."""
-    from distributed import Future
-
     if _shown(array) is not None:
         return False
-    if networks_of(array.dask):
+    if networks_of(array.dask) or held_by_workers(array):
         return True
     for layer in array.dask.layers.values():
         values = values_of(layer)
-        if any(isinstance(v, Future) for v in values):
-            return True
         if len(values) > 1 and all(isinstance(v, np.ndarray) for v in values):
             return True
     return False

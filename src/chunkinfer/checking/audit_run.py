@@ -192,7 +192,7 @@ def _own_lengths(settings: Mapping[str, Any]) -> bool:
 def _network_of(name: str, header: Mapping[str, Any]) -> dict[str, Any]:
     networks = header.get("networks", [])
     ways = [
-        f"audit what infer itself gives: save(infer(volume, model), {name!r})",
+        "store what infer itself gives, and audit that: save(infer(volume, model), 'output.zarr')",
         f"state what was run: audit(open_volume({name!r}), volume, model, patch=...)",
     ]
     if not networks:
@@ -210,7 +210,7 @@ def _no_ledger(name: str) -> DestinationError:
         f"{name} has no ledger (.chunkinfer/ledger.json) that says which run made it.",
         "Another tool wrote it, or it was copied without its hidden files.",
         [
-            f"state the run's settings: audit({name!r}, volume, model, patch=(20, 256, 256))",
+            f"state its settings, if only the usual ones: audit({name!r}, volume, model, precision='fp32')",
             "copy the folder .chunkinfer too: rsync -a keeps it",
         ],
     )
@@ -280,7 +280,10 @@ def _normalize(about: Mapping[str, Any], given: Any, dtype: np.dtype[Any]) -> tu
     raise PlanError(
         f"The run scaled voxels with a function, {words}, which its ledger cannot give back.",
         "A ledger holds the name and a digest of the code.",
-        ["audit(output, volume, model, normalize=the_function)", "run with numbers: normalize=(offset, scale)"],
+        [
+            "audit(output, volume, model, normalize=the_function)",
+            "run with numbers, as normalize=(0, 255), which a ledger can hold",
+        ],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
@@ -106,7 +107,10 @@ def _model(about: Mapping[str, Any], url: str, model: Any, trust: bool) -> Model
             raise ModelError(
                 f"The ledger of {url} does not say where its network {then['name']} is.",
                 "It was given as a module, a function or bytes, or by an earlier version.",
-                [f"verify({url!r}, repair=True, model=the_network)", "chunkinfer verify URL --repair --model unet.pt2"],
+                [
+                    f"give it: verify({url!r}, repair=True, model=the_network)",
+                    f"chunkinfer verify {shlex.quote(url)} --repair --model unet.pt2, or what its file is called",
+                ],
             )
         if not trust:
             raise UntrustedModel(

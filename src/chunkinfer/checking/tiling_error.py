@@ -25,7 +25,7 @@ from chunkinfer.inference import infer, plan
 from chunkinfer.models import open_model
 from chunkinfer.planning import PerAxis, Plan, human_bytes
 from chunkinfer.planning.forms import per_axis
-from chunkinfer.volume import open_volume
+from chunkinfer.volume import count_axes, open_volume
 
 __all__ = ["TilingError", "TilingErrors", "tiling_error"]
 
@@ -111,7 +111,7 @@ def tiling_error(
     everything = {"patch": EVERYTHING, "halo": 0, **common}
     whole = plan(sample, opened, **everything)
     _check_threshold(threshold, whole.channels_out)
-    _check_memory(whole)
+    _check_memory(whole, count_axes(sample))
     given = [per_axis("halo", halo, whole.axes, 0) for halo in _several("halos", halos)]
     zones = Zones.of(whole, per_axis("patch", patch, whole.axes, 1), given)
     zones = zones.settled(plan(sample, opened, **zones.largest, **common))
@@ -212,18 +212,19 @@ def _check_threshold(threshold: object, channels: int) -> None:
     raise PlanError(what, means, ["threshold=0.5 after a sigmoid", "threshold=0.0 for logits"])
 
 
-def _check_memory(whole: Plan) -> None:
+def _check_memory(whole: Plan, count: int | None) -> None:
     """`PlanError` unless the reference fits in memory, as far as that is known beforehand."""
     voxels = prod(whole.lattice.output) * whole.channels_out * np.dtype(whole.dtype).itemsize
     needed, available = whole.activations + 3 * voxels, _available(whole.device)
     if needed > available:
         fits = (available / needed) ** (1 / len(whole.axes))
-        box = ", ".join(f":{int(n * fits)}" for n in whole.lattice.shape)
+        lead = [":"] * ((count or 0) - len(whole.axes))
+        box = ", ".join([*lead, *(f":{max(1, int(n * fits))}" for n in whole.lattice.shape)])
         raise PlanError(
             f"The network on all {full(whole.lattice.shape)} voxels at once takes about {human_bytes(needed)}, and "
             f"{human_bytes(available)} are available.",
             "The errors of tilings are measured against that, so the sample must be small.",
-            [f"take a part of the volume: volume[{box}]", "run on a machine, or a device, with more memory"],
+            [f"take a part of it: sample[{box}]", "run on a machine, or a device, with more memory"],
         )
 
 

@@ -61,6 +61,11 @@ def _with_malloc_settings() -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ENVIRONMENT})
 
 
+def told_to_a_shell(error: ChunkinferError, options: frozenset[str]) -> ChunkinferError:
+    """The same error, whose ways are options of the command that was given."""
+    return ChunkinferError(error.what, error.means, [in_options(way, options) for way in error.ways])
+
+
 def run() -> None:
     """Entry point: errors of this library are shown without a traceback and end with code 1."""
     _with_malloc_settings()
@@ -68,7 +73,6 @@ def run() -> None:
         main()
     except ChunkinferError as error:
         notes = "".join(f"\n  ({note})" for note in getattr(error, "__notes__", ()))
-        options = options_of(sys.argv[1:], COMMANDS)
-        told = ChunkinferError(error.what, error.means, [in_options(way, options) for way in error.ways])
+        told = told_to_a_shell(error, options_of(sys.argv[1:], COMMANDS))
         click.echo(f"{type(error).__name__}: {told}{notes}", err=True)
         sys.exit(130 if isinstance(error, RunPaused) else 1)

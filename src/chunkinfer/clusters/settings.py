@@ -210,7 +210,7 @@ def _count(name: str, value: Any, least: int = 1) -> int:
         raise ClusterError(
             f"{name}={value!r} is not a whole number from {least} on.",
             "It comes from an argument or from dask's configuration.",
-            [f"{name}={max(least, 1)} as an argument", f"{name}: {max(least, 1)} in chunkinfer.yaml"],
+            [f"{name}={max(least, 1)} as an argument", f"in chunkinfer.yaml, {name}: {max(least, 1)}"],
         )
     return value
 
@@ -224,7 +224,7 @@ def _bytes(value: Any) -> int:
         raise ClusterError(
             f"memory={value!r} is not an amount of memory.",
             "It is that of one worker process, with its unit.",
-            ['memory="16 GiB" as an argument', "memory: 16 GiB in chunkinfer.yaml"],
+            ['memory="16 GiB" as an argument', "in chunkinfer.yaml, memory: 16 GiB"],
         )
     return int(size)
 

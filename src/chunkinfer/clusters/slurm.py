@@ -142,7 +142,7 @@ def seconds(walltime: Any) -> float:
         raise ClusterError(
             f"walltime={walltime!r} is not a walltime as SLURM writes it.",
             "In YAML it needs its quotes: 01:00:00 without them is the number 3600, which SLURM takes for minutes.",
-            ['walltime: "04:00:00" in chunkinfer.yaml', 'walltime="2-12:00:00" for two days and a half'],
+            ['in chunkinfer.yaml, walltime: "04:00:00"', 'walltime="2-12:00:00" for two days and a half'],
         )
     if match["clock"]:
         parts = [int(part) for part in match["clock"].split(":")]

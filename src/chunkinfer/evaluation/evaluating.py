@@ -138,7 +138,7 @@ def _inside(nodes: NDArray[np.int64], common: Laid) -> NDArray[np.bool_]:
             "Their positions may be x, y, z, or in voxels, or in another unit than the voxel size.",
             [
                 'skeletons=chunkinfer.evaluation.Skeletons.of(skeletons, unit="voxels")',
-                "turn them round: nodes[:, ::-1]",
+                "if they are x, y, z, turn them round: nodes[:, ::-1]",
                 "in nm of um: nodes * 1000",
             ],
         )

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Reader, check_reads, networks_of, origin_of
-from chunkinfer.blockwise.payload import values_of
+from chunkinfer.blockwise import Reader, check_reads, held_by_workers, networks_of, origin_of
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kinds import refuse_picture_for_labels
@@ -52,7 +51,10 @@ class Part:
             raise VolumeError(
                 f"There is a label {voxels.min()} in {box}.",
                 "Labels are not negative; some tools write -1 where nothing is.",
-                ["labels.where(labels >= 0, 0)", 'labels.astype("uint64") if they are large labels that were wrapped'],
+                [
+                    "they are background: labels * (labels >= 0)",
+                    'they are large labels that were wrapped: labels.astype("uint64")',
+                ],
             )
         return np.ascontiguousarray(voxels, np.uint64)
 
@@ -131,8 +133,6 @@ def labels_in(name: str, value: Any) -> tuple[int, ...]:
 
 def single(volume: Any, name: str, beside: Volume | None = None) -> Volume:
     """A volume of one channel, which blocks can read parts of, in one form."""
-    from distributed import Future
-
     found = opened(volume, beside)
     if found.channels and found.array.shape[0] != 1:
         raise VolumeError(
@@ -149,7 +149,7 @@ def single(volume: Any, name: str, beside: Volume | None = None) -> Volume:
                 f"compute it, if it fits: {name}.compute()",
             ],
         )
-    if any(isinstance(value, Future) for layer in found.array.dask.layers.values() for value in values_of(layer)):
+    if held_by_workers(found.array):
         raise VolumeError(
             f"{name} is in the memory of dask's workers.",
             "It was persisted, and a block's task cannot read parts of what other workers hold.",

@@ -83,7 +83,13 @@ def in_steps(values: NDArray[Any]) -> NDArray[np.int64]:
         raise VolumeError(
             f"The image has values from {values.min()} to {values.max()}.",
             f"Sums of intensities are exact for values within {most}, and none may be NaN.",
-            ["chunkinfer.operators.normalize(image, range=(0, 1))", "image.fillna(0), if some are NaN"],
+            [
+                "take what is no number for 0: "
+                "chunkinfer.operators.apply(image, lambda v: numpy.where(numpy.isfinite(v), v, 0))"
+                if real and not np.isfinite(values).all()
+                else "chunkinfer.operators.normalize(image, range=(0, 1))",
+                "choose another image",
+            ],
         )
     return scaled.astype(np.int64)
 

@@ -80,7 +80,7 @@ class Skeletons:
             raise VolumeError(
                 f"Edges name rows {edges.min()} to {edges.max()}, and there are {len(nodes)} nodes.",
                 "They are rows of nodes from 0 on, not ids of nodes.",
-                ["edges = numpy.searchsorted(node_ids, edges), if node_ids are sorted", EXAMPLE],
+                ["if they are ids, and those of the nodes are sorted: numpy.searchsorted(node_ids, edges)", EXAMPLE],
             )
         if (ids[edges[:, 0]] != ids[edges[:, 1]]).any():
             raise VolumeError(

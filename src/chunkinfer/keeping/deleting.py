@@ -124,7 +124,7 @@ def _found(place: Location, leftovers: bool) -> tuple[Belongings | None, list[Pa
         raise SourceNotFound(
             f"No volume is at {place.url}.",
             "Its metadata is not there: the name is misspelt, it is a folder above, or only what a run left.",
-            [f"look what is there: chunkinfer info {place.url}",
+            ["list the folder, and name the volume that lies in it",
              f"or what a dead run left: chunkinfer delete {place.url} --leftovers"],
         )  # fmt: skip
     if there is not None and (not leftovers or not there.kind):

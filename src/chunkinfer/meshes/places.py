@@ -61,7 +61,7 @@ class Place:
     def check_empty(self, cleared: bool) -> None:
         """Raise `DestinationError` where something is in the folder already, or after it was ``cleared``."""
         key = next((key for key in listed(self.folder) if not key.startswith(f"{FOLDER}/")), None)
-        if cleared and key is not None:
+        if key is not None and (cleared or not KNOWN.fullmatch(key)):
             raise DestinationError(
                 f"{self.folder.url} holds {key}, which belongs to no mesh.",
                 "Only meshes are deleted, so they would be mixed with what is there.",

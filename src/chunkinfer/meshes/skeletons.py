@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -118,11 +119,18 @@ def skeletonize(
             [f"skeletonize({as_labels(volume)})", "segment it first, if these are no labels"],
         )
     refuse_picture_for_labels(volume, "labels")
-    if volume.array.size > MOST or format not in FORMATS:
+    if format not in FORMATS:
         raise PlanError(
-            f"{volume.array.size:,} voxels to format {format!r}: at most {MOST:,}, and one of {', '.join(FORMATS)}.",
+            f"format={format!r} is none of skeletons.",
+            f"They are written as one of {', '.join(FORMATS)}.",
+            [f"format={name!r}" for name in FORMATS],
+        )
+    if volume.array.size > MOST:
+        planes = max(1, MOST // prod(volume.array.shape[1:]))
+        raise PlanError(
+            f"{volume.array.size:,} voxels, and at most {MOST:,} are taken.",
             "An object is looked at as a whole, in the memory of this process.",
-            ["skeletonize(open_volume(url, box={'z': slice(0, 500)}))", "a coarser level: open_volume(url, level=2)"],
+            [f"skeletonize(labels[:{planes}])", "open a coarser level of them, with level="],
         )
     size = nanometres(volume.frame.voxel_size, volume.frame.unit)
     voxel = np.array([size[d] for d in "xyz"])

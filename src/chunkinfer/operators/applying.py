@@ -37,7 +37,7 @@ def applied(
         raise OutputError(
             f"{name} gave {found.dtype}, and {dtype} was declared.",
             "Without dtype=, the result is declared to be of the volume's type.",
-            [f'apply(volume, {name}, dtype="{found.dtype}")', f"return voxels.astype({str(dtype)!r})"],
+            [f'dtype="{found.dtype}"', f"let the function return {dtype}"],
         )
     return found.astype(dtype, copy=False)
 

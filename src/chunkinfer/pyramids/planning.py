@@ -194,7 +194,7 @@ def _levels(finest: Finest, count: int | None, factors: Iterator[tuple[int, ...]
             raise PlanError(
                 f"Level {len(levels) + 1} would be as large as the one below it, {shape}.",
                 "Axes of one voxel cannot be made shorter.",
-                [f"levels={len(levels)}" if levels else "leave the image as it is", "other factors="],
+                [f"levels={len(levels)}" if levels else "leave the image as it is", _along(finest.dims, shape)],
             )
         offset = tuple(
             o // f if finest.whole_offsets else o / f if f > 1 else o for o, f in zip(offset, each, strict=True)
@@ -204,6 +204,12 @@ def _levels(finest: Finest, count: int | None, factors: Iterator[tuple[int, ...]
         levels.append(Level(each, times, smaller, phase, offset, finest.chunks))
         shape = smaller
     return levels
+
+
+def _along(dims: Sequence[str], shape: Sequence[int]) -> str:
+    """Factors that make a level smaller, as an argument."""
+    factors = tuple(2 if n > 1 else 1 for d, n in zip(dims, shape, strict=True) if d in "zyx")
+    return f"halve what is longer: factors={factors}" if 2 in factors else "it is one voxel: stop there"
 
 
 def _isotropic(dims: Sequence[str], shape: Sequence[int], size: Mapping[str, float]) -> tuple[int, ...]:

@@ -68,7 +68,10 @@ def positions(labels: Labels, wanted: Labels) -> Integers:
         raise VolumeError(
             f"{missing.sum()} labels of the graph are not in the table of labels, {wanted[missing][0]} for example.",
             "Graph and labels come from different segmentations, or labels were renamed in one of them only.",
-            ["graph = graph.renamed(old, new)", "labels = np.unique([graph.a, graph.b])"],
+            [
+                "rename those of the graph too: graph.renamed(old, new)",
+                "take the graph's own: numpy.unique([graph.a, graph.b])",
+            ],
         )
     return at
 

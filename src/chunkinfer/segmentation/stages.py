@@ -18,7 +18,7 @@ from chunkinfer.compiling import compiled
 from chunkinfer.errors import VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.kinds import refuse_picture_for_affinities, refuse_picture_for_labels
+from chunkinfer.kinds import as_labels, in_three_axes, refuse_picture_for_affinities, refuse_picture_for_labels
 from chunkinfer.operators.lazy import Declared, opened, voxelwise
 from chunkinfer.passes import Table, Tables, check_finished, told
 from chunkinfer.segmentation import agglomerating, graph
@@ -26,7 +26,7 @@ from chunkinfer.segmentation.edges import Edges
 from chunkinfer.segmentation.fragments import around
 from chunkinfer.segmentation.graph import SCALE, Graph, Labels
 from chunkinfer.segmentation.running import block_of, passes_in
-from chunkinfer.volume import Volume, as_volume
+from chunkinfer.volume import Volume
 
 
 def relabel(labels: Any, names: Mapping[int, int]) -> Any:
@@ -106,16 +106,18 @@ def region_graph(
     VolumeError
         The two do not have the same voxels.
     """
-    found, weights = _labels(labels), as_volume(affinities, 3)
+    found, weights = _labels(labels), in_three_axes(affinities, "affinities")
     refuse_picture_for_affinities(weights)
     check_finished(weights)
     if found.space_shape != weights.space_shape:
+        both = ", ".join(f":{min(n, m)}" for n, m in zip(found.space_shape, weights.space_shape, strict=True))
+        lead = ":, " if weights.channels else ""
         raise VolumeError(
             f"Labels have {found.space_shape} voxels and affinities {weights.space_shape}.",
             "Contacts are weighted voxel by voxel, so both must cover the same box.",
             [
-                "region_graph(labels, affinities[..., :100, :, :])",
-                "cut the larger one: open_volume(url, box={'z': slice(0, 100)})",
+                f"region_graph(labels[{both}], affinities[{lead}{both}])",
+                "open the larger one as a box of it, with box=",
             ],
         )
     shape = found.space_shape
@@ -241,7 +243,7 @@ def _labels(labels: Any) -> Volume:
         raise VolumeError(
             f"{found.dims} {found.array.shape} of {found.array.dtype} are no labels.",
             "Labels are integers along z, y and x, without channels.",
-            ["of what segment gave: segmentation.labels", "of several channels, the first: labels[0]"],
+            [as_labels(found), "of what segment gave: segmentation.labels"],
         )
     refuse_picture_for_labels(found, "labels")
     return found

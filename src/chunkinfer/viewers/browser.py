@@ -61,7 +61,7 @@ def found(browser: str | os.PathLike[str] | None) -> str:
     raise MissingExtra(
         f"A screenshot needs a Chromium or Chrome; {', '.join(names)} is not there.",
         "Neuroglancer draws in a browser, here in one without a window.",
-        ["apt-get install chromium", 'view.screenshot("view.png", browser="/path/to/chrome")'],
+        ["apt-get install chromium", "name the program, with browser="],
     )
 
 
@@ -138,5 +138,5 @@ def _undrawn(process: subprocess.Popen[bytes], said: IO[bytes], timeout: float) 
     return ViewError(
         f"The browser {Path(str(process.args[0])).name} {what}.{' It said:' + last if last else ''}",  # type: ignore[index]
         "A layer is computed slowly, or cannot be read: browsers read public buckets with CORS only.",
-        ['view(..., reader="process") reads buckets here', "view.screenshot(path, timeout=600)"],
+        ['view(..., reader="process") reads buckets here', "wait longer: timeout=600"],
     )

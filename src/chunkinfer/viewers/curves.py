@@ -125,13 +125,15 @@ def _check(points: Sequence[Point], floor: float) -> None:
     if points and wrong is None and floor > 0:
         return
     if wrong is not None:
+        last = "draw the points without it"
         what = f"The point {wrong.label!r} has the cost {wrong.cost} and the error {wrong.error}."
     else:
+        last = "leave floor= out" if points else "measure something first"
         what = f"There are {len(points)} points, and a floor of {floor}."
     raise VolumeError(
         what,
         "Costs and errors are numbers, errors 0 or more, and a logarithmic axis begins above 0.",
-        ["pareto([Point(1.0, 1e-3, 'halo', 'halo 8')], path, cost='time', error='rmse')", "leave floor= out"],
+        ["pareto([Point(1.0, 1e-3, 'halo', 'halo 8')], path, cost='time', error='rmse')", last],
     )
 
 

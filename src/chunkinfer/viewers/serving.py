@@ -6,6 +6,7 @@ folder is given away, by whichever path or link, and no hidden file but those th
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 from functools import partial
@@ -111,7 +112,9 @@ def started(host: str, port: int, stores: Stores) -> Any:
         raise ViewError(
             f"Nothing can be served at {host}:{port}: {problem}",
             "Another program listens there, or the address is not this machine's.",
-            ["view(..., port=0) takes a free port", 'view(..., host="127.0.0.1")'],
+            ['be seen by this machine only: host="127.0.0.1"', "give an address of this machine"]
+            if problem.errno in (errno.EADDRNOTAVAIL, socket.EAI_NONAME)
+            else ["port=0 takes a free port", "end what listens there"],
         ) from problem
     server.app.add_handlers(".*", [(ROUTE, StoreHandler, {"stores": stores})])
     return server

@@ -1,0 +1,20 @@
+"""Runs the commands that an error advises, in this process."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from contextlib import suppress
+
+from chunkinfer.cli import main
+from chunkinfer.errors import ChunkinferError
+
+
+def commanded(error: ChunkinferError) -> list[str]:
+    """The commands of this package among an error's ways, once each has been run to its end."""
+    found = (re.search(r"(?:^|: )chunkinfer ([a-z].*)$", way) for way in error.ways if "..." not in way)
+    lines = [line[1] for line in found if line]
+    for line in lines:
+        with suppress(SystemExit):  # with the answer; what fails raises
+            main(shlex.split(line), standalone_mode=False)
+    return lines
