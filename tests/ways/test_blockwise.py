@@ -60,7 +60,7 @@ BLOCKS = [
         block=2,
         exchange=False,
     ),
-    row("A box of the array declares the shape", 1, infer, volume=GROWN, model=NET, exchange=False),
+    row("of the volume declares the shape", 1, infer, volume=GROWN, model=NET, exchange=False),
     row("is not a time", 2, save, {"array": VOLUME, "dask": dask}, array=VOLUME, url="a.zarr", worker_timeout="soon"),
 ]
 
