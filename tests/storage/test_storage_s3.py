@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chunkinfer.blockwise import Lease
 from chunkinfer.errors import AmbiguousSource, DestinationError, MissingChunk, SourceError, SourceNotFound
 from chunkinfer.storage import Files, create, open_destination, open_source
 from storage.filling import fill
@@ -112,3 +113,10 @@ def test_reading_over_http(s3_server: str, bucket: str) -> None:
     np.testing.assert_array_equal(source[:], ARRAY)
     with pytest.raises(DestinationError, match="only be read"):
         open_destination(f"{s3_server}/{bucket}/http")
+
+
+def test_a_bucket_that_is_not_there_is_no_other_run(s3_server: str, bucket: str) -> None:
+    """Its conditional writes fail as those do whose condition does not hold."""
+    with pytest.raises(DestinationError, match="cannot be written") as caught, Lease(Files("s3://no-such-bucket/out")):
+        pass
+    assert "create the bucket" in caught.value.ways[0]

@@ -29,6 +29,9 @@ EVERY = 5.0
 STALE = 6
 """Heartbeats missed after which a lease is taken over."""
 
+TRIED = "lease.tried"
+"""Object that is written and deleted where a lease could not be written, and nobody holds it."""
+
 
 class Lease:
     """A context: the output is this run's inside.
@@ -81,7 +84,11 @@ class Lease:
             version = self._watched(theirs, version)
         self._write(version)
         if self._lost is not None:
-            raise self._held(_parsed(self.files.read(LEASE) or b"{}"))
+            found = self.files.read(LEASE)
+            if found is None:  # no other run's: the store takes nothing, which it says where nothing is compared
+                self.files.write(TRIED, b"")
+                self.files.delete(TRIED)
+            raise self._held(_parsed(found or b"{}"))
         self._beating.start()
         return self
 
