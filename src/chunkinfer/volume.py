@@ -275,7 +275,7 @@ def _unlabelled(shape: tuple[int, ...], ndim: int | None) -> VolumeError:
         f"Unlabelled arrays are {kinds.get(ndim or 0, '(z, y, x), (c, z, y, x), (y, x) or (c, y, x)')}.",
         ["volume[0] for one time point", named if len(shape) == len(dims) else "select, until no other axes are left"]
         if more
-        else ["give it the image's shape, by its reshape", "open it where it is stored: its metadata has the axes"],
+        else ["reshape it to the image's own axes first", "open it where it is stored: its metadata has the axes"],
     )
 
 

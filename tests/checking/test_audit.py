@@ -525,7 +525,7 @@ def test_an_array_with_settings_needs_no_ledger() -> None:
 def test_an_output_without_a_ledger_needs_settings(case_at: Callable[[str], tuple[Case, Path]]) -> None:
     case, url = case_at("zarr2, 2D U-Net")
     shutil.rmtree(url / ".chunkinfer")
-    with pytest.raises(DestinationError, match="patch="):
+    with pytest.raises(DestinationError, match="state its settings"):
         quick(url, case.volume(), case.net)
     assert quick(url, case.volume(), case.net, samples=4, **case.settings).ok
 

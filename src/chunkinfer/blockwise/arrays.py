@@ -60,7 +60,7 @@ def check_voxels(volume: Any, names: Sequence[str] = ()) -> None:
         raise VolumeError(
             f"A volume of dtype {volume.dtype} is no image.",
             "Voxels are integers or floating-point numbers.",
-            CASTS.get(np.dtype(volume.dtype).kind, ["make numbers of it", "choose another array"]),
+            CASTS.get(np.dtype(volume.dtype).kind, ["convert its values to numbers first", "choose another array"]),
         )
     names = names or ("t", "c", "z", "y", "x")[-len(volume.shape) :]
     for name, n in zip(names, volume.shape[-len(names) :], strict=False):

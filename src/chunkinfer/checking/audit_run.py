@@ -210,7 +210,7 @@ def _no_ledger(name: str) -> DestinationError:
         f"{name} has no ledger (.chunkinfer/ledger.json) that says which run made it.",
         "Another tool wrote it, or it was copied without its hidden files.",
         [
-            f"state its settings, if only the usual ones: audit({name!r}, volume, model, precision='fp32')",
+            f"state its settings, here the defaults: audit({name!r}, volume, model, precision='fp32')",
             "copy the folder .chunkinfer too: rsync -a keeps it",
         ],
     )
