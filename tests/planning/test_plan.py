@@ -201,7 +201,7 @@ def test_the_projected_peak_is_the_measured_one() -> None:
     assert len(lines) >= 7  # the last one is in bf16, which not every processor has
     for line in lines:
         found = json.loads(line)
-        assert 0.95 <= found["projected"] / found["peak"] <= 1.25, found
+        assert 0.95 <= found["projected"] / found["peak"] <= 1.3, found  # the peak of one run twice differs by a tenth
 
 
 # ---- choices ---------------------------------------------------------------------------------------------------
