@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer import passes
-from chunkinfer.errors import ChunkinferError, RunError, RunPaused
+from chunkinfer.errors import ChunkinferError, RunError, RunPaused, SettingsDiffer
 from chunkinfer.events import BLOCK_DONE
 from chunkinfer.storage.erasing import PLAN
 from chunkinfer.watching import JsonLines, Metrics, read_events
+from differing import Called
 from ways.advice import followed
 from ways.commands import commanded
-from ways.rows import LABELS, NAMES, QUIET, VOLUME, VOXELS, Row, each, refusals, row, save
+from ways.rows import LABELS, NAMES, QUIET, VOLUME, VOXELS, Row, each, infer, refusals, row, save
 
 
 def twice(array: Any, url: str, **given: Any) -> Any:
@@ -209,3 +211,20 @@ def test_lines_about_what_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ci.delete("folder")
     assert not list(followed(refused.value, ci.delete, {}, NAMES))
     assert len(commanded(refused.value)) == 1
+
+
+class Locked(Called):
+    """A function whose state nobody can look into."""
+
+    def __init__(self) -> None:
+        super().__init__(2.0)
+        self.lock = threading.Lock()
+
+
+def test_a_line_for_a_network_that_cannot_be_told(tmp_path: Path) -> None:
+    given = {"array": infer(VOLUME, Locked()), "url": str(tmp_path / "out.zarr")}
+    save(**given)
+    with pytest.raises(SettingsDiffer, match="cannot be told") as caught:
+        save(**given)
+    names = {**NAMES, **given, "volume": VOLUME, "model": Locked(), "save": save}
+    assert len([*followed(caught.value, save, given, names)]) == 1
