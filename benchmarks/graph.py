@@ -58,7 +58,7 @@ def measure(side: int, exchange: bool, folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     result = ci.infer(volume, model, patch=BLOCK + 2, block=BLOCK, exchange=exchange)
     grid = BlockGrid.regular(result.shape, (1, *(BLOCK,) * 3))
-    store = Payload("store", Store(destination, ("c", *dims), grid))
+    store = Payload("store", "store", Store(destination, ("c", *dims), grid))
     windows = Windows(lambda suffix: store_blocks(result.data, store, f"save{suffix}"), grid, client, whole=exchange)
     name, _ = windows.graph(0)
     built = time.perf_counter()

@@ -22,6 +22,7 @@ from math import ceil
 
 import numpy as np
 
+from chunkinfer.blockwise import OutputFacts, RunHeader
 from chunkinfer.checking.status import status
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.storage import Files
@@ -48,7 +49,13 @@ def measure(blocks: int, per_call: int, folder: str) -> dict[str, float]:
     order = iter(grid.z_order())
     before = _peak()
     ledger = Ledger(files)
-    ledger.begin({"destination": {"shape": [side] * 3, "block": [1, 1, 1], "dims": ["z", "y", "x"]}})
+    sizes = dict.fromkeys("zyx", 1.0)
+    output = OutputFacts(
+        format="zarr3", shape=grid.shape, dtype="uint8", dims=("z", "y", "x"), block=(1, 1, 1), counts=grid.counts,
+        voxel_size=sizes, unit="nm", offset=dict.fromkeys(sizes, 0.0), chunks=(1, 1, 1), shards=None, encoding=None,
+        compression=None,
+    )  # fmt: skip
+    ledger.begin(RunHeader("infer-1", (), None, output, {}).to_json())
     spent, slowest, objects, calls = 0.0, 0.0, 0, 0
     while some := list(islice(order, per_call)):
         crcs, seconds = rng.integers(0, 2**32, len(some)), rng.gamma(20, 0.5, len(some))

@@ -149,7 +149,7 @@ def simulate(blocks: int, folder: Path) -> dict[str, Any]:
     counts = (side, side, -(-blocks // side**2))
     grid = BlockGrid.regular((1, *(4 * n for n in counts)), (1, 4, 4, 4))
     array = da.zeros(grid.shape, chunks=grid.sizes, dtype="u1")
-    store = Payload("store-simulated", Store(None, ("c", "z", "y", "x"), grid))  # type: ignore[arg-type]
+    store = Payload("store", "store-simulated", Store(None, ("c", "z", "y", "x"), grid))  # type: ignore[arg-type]
     windows = Windows.__new__(Windows)
     client = type("Nobody", (), {"scheduler_info": lambda self, n_workers: {"workers": {}}})()
     windows.__init__(lambda suffix: store_blocks(array, store, f"save{suffix}"), grid, client)  # type: ignore[misc]

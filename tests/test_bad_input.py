@@ -587,9 +587,9 @@ def test_another_runs_output(tmp_path: Path) -> None:
 
 
 LEDGERS: list[tuple[str, str, Callable[[bytes], bytes], str, str]] = [
-    ("cut short", "done-*", lambda b: b[:-5], "checksum", "delete that object"),
-    ("edited", "done-*", lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:], "checksum", "delete that object"),
-    ("empty", "done-*", lambda b: b"", "checksum", "delete that object"),
+    ("cut short", "done-*", lambda b: b[:-5], "checksum", "/.chunkinfer/done-"),
+    ("edited", "done-*", lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:], "checksum", "/.chunkinfer/done-"),
+    ("empty", "done-*", lambda b: b"", "checksum", "/.chunkinfer/done-"),
     ("a header cut short", "ledger.json", lambda b: b[:40], "no JSON", "overwrite=True"),
     ("a header of nothing", "ledger.json", lambda b: b"", "no JSON", "overwrite=True"),
 ]

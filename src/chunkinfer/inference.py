@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from chunkinfer.blockwise import (
     Mask,
+    ModelFacts,
     Network,
+    NetworkFacts,
+    NetworkPayload,
     Payload,
-    Reader,
     active_client,
     check_reads,
     infer_exchanging,
     infer_reading,
     must_exchange,
-    origin_of,
     room_of,
 )
 from chunkinfer.blockwise.checks import blocks_to_check
@@ -47,7 +48,7 @@ from chunkinfer.planning import (
     positive,
 )
 from chunkinfer.storage import Source, decoded
-from chunkinfer.volume import Frame, Volume, as_volume, count_axes, describe_source
+from chunkinfer.volume import Frame, Volume, as_volume, count_axes, source_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -346,17 +347,16 @@ class _Inference:
             resolved = replace(resolved, skips={**(resolved.skips or {}), "mask": mask.about()})
         if not exchanging:
             grid, lattice = resolved.grid, resolved.lattice
-            check_reads(origin_of(volume.array), [lattice.seen(block) for block in grid.sample()], len(grid))
+            check_reads(volume.origin, [lattice.seen(block) for block in grid.sample()], len(grid))
             if mask is not None:
                 check_reads(mask.reader.array, [mask.seen(block) for block in grid.sample()], len(grid))
         return cls(volume, model, trace, normalize, wishes, resolved, job, exchanging, mask)
 
-    def settled(self, settings: Mapping[str, Any]) -> _Inference:
-        """The same inference with settings frozen by an earlier run."""
+    def with_settings(self, settings: Mapping[str, Any]) -> da.Array:
+        """The same result with settings as an earlier run's ledger holds them."""
         frozen = {k: v for k, v in settings.items() if k in Wishes.__dataclass_fields__ and k != "normalize"}
         wishes = replace(self.wishes, **frozen, calibrate=False, max_block_minutes=None)
-        fresh = _Inference.prepare(self._given(), self.model, wishes, self.exchange)
-        return fresh
+        return _Inference.prepare(self._given(), self.model, wishes, self.exchange).lazy()
 
     def _given(self) -> Any:
         v = self.volume
@@ -369,40 +369,35 @@ class _Inference:
         settings = plan.settings()
         programs = self._programs()
         token = tokenize(volume.array.name, volume.dims, plan.digest, programs, self.trace.operations, settings, grid)
-        about = {
-            "source": describe_source(volume),
-            "model": self._network(),
-            "programs": programs,
-            "doubt": plan.doubt,
-            "model_file": self.model.path or getattr(self.model.origin, "url", None),
-            "settings": settings,
-            "zone": [a.zone for a in plan.lattice.axes] if plan.lattice.exact else None,
-            "planned": dict(zip(plan.axes, plan.layout.chunks[1:], strict=True)),
-            "asked": list(plan.asked),
-            "plan": str(plan),
-            "verdict": plan.verdict,
-            "precision_check": str(plan.check) if plan.check else None,
-            "slots": plan.slots,
-            "array": f"infer-{token}",
-            "axes": list(plan.axes),
-        }
+        name = f"infer-{token}"
+        facts = NetworkFacts(
+            source=source_of(volume),
+            model=ModelFacts(plan.model, plan.digest, self.model.version, self.model.output),
+            settings=settings,
+            axes=plan.axes,
+            verdict=plan.verdict,
+            programs=None if programs is None else tuple(programs),
+            zone=tuple(a.zone for a in plan.lattice.axes) if plan.lattice.exact else None,
+            doubt=plan.doubt,
+            model_file=self.model.path or getattr(self.model.origin, "url", None),
+            planned=dict(zip(plan.axes, plan.layout.chunks[1:], strict=True)),
+            asked=plan.asked,
+            plan=str(plan),
+            precision_check=str(plan.check) if plan.check else None,
+            slots=plan.slots,
+            array=name,
+        )
         checked = self._checked(token, len(grid))
         task = Network(
             self.model.fresh(), plan.engine, plan.precision, self.job, grid, self.mask, plan.misfit(), plan.cpu_engine,
             checked,
         )  # fmt: skip
-        network = Payload(
-            f"network-{token}-{self.wishes.check}",
-            task,
-            about,
-            rebuild=lambda s: self.settled(s).lazy(),
-            needs_device=plan.cpu_engine is None,
-        )
+        key = f"network-{token}-{self.wishes.check}"
+        network = NetworkPayload(key, task, facts, recipe=self, needs_device=plan.cpu_engine is None)
         if self.exchange:
-            return infer_exchanging(volume.array, volume.channels, network, plan.halo, f"infer-{token}")
-        origin = origin_of(volume.array)
-        reader = Payload(f"reader-{tokenize(volume.array.name, volume.channels)}", Reader(origin, volume.channels))
-        return infer_reading(reader, network, f"infer-{token}")
+            return infer_exchanging(volume.array, volume.channels, network, plan.halo, name)
+        reader = Payload("reader", f"reader-{tokenize(volume.array.name, volume.channels)}", volume.reader)
+        return infer_reading(reader, network, name)
 
     def _checked(self, token: str, blocks: int) -> frozenset[int]:
         """The blocks that the run looks at again: of exact runs that are cut."""
@@ -411,16 +406,6 @@ class _Inference:
             return frozenset()
         probed = not self.model.of_torch
         return blocks_to_check(blocks, plan.patches, self.wishes.check, probed, int(token[:8], 16))
-
-    def _network(self) -> dict[str, Any]:
-        """What the network is, for ledgers."""
-        model = self.model
-        words = {"version": model.version, "output": model.output}
-        return {
-            "name": self.plan.model,
-            "digest": self.plan.digest,
-            **{k: v for k, v in words.items() if v is not None},
-        }
 
     def _programs(self) -> list[str] | None:
         """What the network calls at the patches of this run; None where that is not known, or its file says it."""
@@ -504,8 +489,8 @@ def _some_voxels(volume: Volume) -> list[NDArray[Any]]:
 
     A chunk that is missing is left out here: whether that is an error shows when the volume runs.
     """
-    origin, stored, shape = origin_of(volume.array), _stored(volume), volume.space_shape
-    if not _is_held(origin):
+    stored, shape = _stored(volume), volume.space_shape
+    if not _is_held(volume.origin):
         return []
     for most in (32, 16, 8):
         extent = [min(n, most) for n in shape]
@@ -520,7 +505,7 @@ def _some_voxels(volume: Volume) -> list[NDArray[Any]]:
         start = [max(0, min(n * part // 6 // c * c, n - e)) for n, c, e in axes]
         with suppress(SourceError):
             box = Box(tuple(start), tuple(a + e for a, e in zip(start, extent, strict=True)))
-            found.append(Reader(origin, volume.channels)(box))
+            found.append(volume.reader(box))
     return found
 
 
@@ -534,7 +519,7 @@ def _is_held(origin: Any) -> bool:
 def _sampler(volume: Volume) -> Callable[[Box], Any]:
     """Reads boxes of the volume in this process, for what is measured before a run."""
     if not must_exchange(volume.array):
-        return Reader(origin_of(volume.array), volume.channels)
+        return volume.reader
     array = volume.array if volume.channels else volume.array[np.newaxis]  # its chunks are on a cluster
     return lambda box: np.asarray(array[(slice(None), *box.slices)].compute())
 
@@ -545,7 +530,7 @@ def _channels(volume: Volume) -> int:
 
 def _stored(volume: Volume) -> Stored:
     """How a source is stored; of another volume, its largest lazy chunks; of one in memory, its voxels."""
-    origin = origin_of(volume.array)
+    origin = volume.origin
     whole: Sequence[int] = [max(c) for c in volume.array.chunks]
     if isinstance(origin, Source):
         whole = origin.chunks

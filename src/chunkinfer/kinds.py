@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import networks_of, origin_of
+from chunkinfer.blockwise import networks_of
 from chunkinfer.blockwise.derived import voxels
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
@@ -119,4 +119,4 @@ def _look(volume: Volume) -> NDArray[Any]:
     sides = [1] * (len(shape) - 2) + [min(n, LOOK) for n in shape[-2:]]
     start = [(n - side) // 2 for n, side in zip(shape, sides, strict=True)]
     stop = [a + side for a, side in zip(start, sides, strict=True)]
-    return voxels(origin_of(volume.array), Box((0,) * lead + tuple(start), (1,) * lead + tuple(stop)))
+    return voxels(volume.origin, Box((0,) * lead + tuple(start), (1,) * lead + tuple(stop)))

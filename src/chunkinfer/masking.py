@@ -13,11 +13,11 @@ from fractions import Fraction
 from math import ceil, floor, lcm
 from typing import Any
 
-from chunkinfer.blockwise import Reader, held_by_workers, networks_of, origin_of
+from chunkinfer.blockwise import held_by_workers
 from chunkinfer.blockwise.masks import Mask, MaskAxis
 from chunkinfer.errors import VolumeError
 from chunkinfer.storage.placement import METRES, short_unit
-from chunkinfer.volume import Frame, Volume, as_volume, describe_source
+from chunkinfer.volume import Frame, Volume, as_volume, source_of
 
 LARGEST = 10**6
 """Denominators up to here are read out of floating-point sizes and origins: 2.6666666666666665 is 8/3."""
@@ -59,7 +59,7 @@ def resolve_mask(mask: Any, volume: Volume, frame: Frame, shape: Sequence[int]) 
     else:
         grids = _assumed(whole, held.space_shape, volume.frame)
     axes = tuple(_lookup(o, m) for o, m in zip(out, grids, strict=True))
-    return Mask(Reader(origin_of(held.array), held.channels), axes, describe_source(held))
+    return Mask(held.reader, axes, source_of(held))
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _opened(mask: Any, volume: Volume) -> Volume:
 def _check_readable(mask: Volume) -> None:
     """Every block reads its part of the mask by itself, inside its own task."""
     store = 'store it: save(mask, "mask.zarr"); infer(volume, model, mask="mask.zarr")'
-    if networks_of(mask.array.dask):
+    if mask.networks:
         raise VolumeError(
             "The mask is made from a network's output that is not stored.",
             "Every block would run that network again for its part.",

@@ -16,7 +16,16 @@ import numpy as np
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Lease, Payload, copy_blocks, differences, networks_of, store_blocks
+from chunkinfer.blockwise import (
+    Lease,
+    PassHeader,
+    Payload,
+    RunHeader,
+    copy_blocks,
+    differences,
+    networks_of,
+    store_blocks,
+)
 from chunkinfer.blockwise.placement import active_client
 from chunkinfer.blockwise.reading import arrays_read
 from chunkinfer.blockwise.stages import drain, stage
@@ -25,11 +34,11 @@ from chunkinfer.errors import DestinationError, PlanError, RunError, SettingsDif
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kernel import cores
-from chunkinfer.reports import RunReport
+from chunkinfer.reports import RunReport, versions
 from chunkinfer.running import Run
 from chunkinfer.storage import Files, Ledger, Source
 from chunkinfer.storage.files import FOLDER
-from chunkinfer.volume import Volume, describe_source
+from chunkinfer.volume import Volume
 
 NEAR = ("inproc://", "tcp://127.0.0.1:", "tls://127.0.0.1:", "tcp://localhost:", "tls://localhost:")
 """How addresses begin of schedulers whose workers are on this machine."""
@@ -100,16 +109,6 @@ def from_npz(content: bytes) -> dict[str, NDArray[Any]]:
         return dict(arrays)
 
 
-def told(volume: Volume) -> dict[str, Any]:
-    """What a volume is, for the header of a pass: another one with the same settings is refused.
-
-    What has no URL is known by the name of its lazy array, which dask makes of all that it is computed from; of objects
-    that it cannot look into, the name is another one in each process.
-    """
-    about = describe_source(volume)
-    return {("computed" if name == "array" else name): value for name, value in about.items()}
-
-
 def check_finished(*volumes: Volume) -> None:
     """Refuse volumes that are the output of a run which has not ended: its blocks that are missing are no voxels.
 
@@ -124,8 +123,8 @@ def check_finished(*volumes: Volume) -> None:
     for url in sorted({source.url for source in sources if source.missing == "error"}):
         for place in (url, url.rpartition("/")[0]):  # the ledger of an image lies above its levels
             ledger = Ledger(Files(place))
-            if (header := ledger.header()) is not None and "counts" in header.get("destination", {}):
-                blocks = prod(header["destination"]["counts"])
+            if (header := RunHeader.of(ledger)) is not None:
+                blocks = prod(header.destination.counts)
                 if (done := ledger.done(blocks).count) < blocks:
                     raise _unfinished(place, done, blocks)
                 break
@@ -170,7 +169,7 @@ def run_pass(
     name: str,
     grid: BlockGrid,
     step: Step | da.Array,
-    header: Mapping[str, Any],
+    made_of: Mapping[str, Any],
     *,
     lease: Lease,
     store: Writes | None = None,
@@ -191,8 +190,8 @@ def run_pass(
     step
         Gives the table of a block; its errors are retried as those of `save` are. Or a lazy array, whose chunks the
         ``store`` gets where they were computed.
-    header
-        What the tables depend on, as JSON: a call with another header is refused.
+    made_of
+        What the tables depend on, as JSON: a call with something else is refused.
     lease
         On the folder, held by the caller.
     store
@@ -208,7 +207,7 @@ def run_pass(
     Raises
     ------
     SettingsDiffer
-        The pass was begun with another header.
+        The pass was begun with other settings.
     VolumeError
         A step found that the volume is not of the kind that it takes.
     RunError, RunPaused
@@ -216,26 +215,26 @@ def run_pass(
     """
     tables = Tables(url, name, grid)
     ledger = Ledger(Files(url, f"{FOLDER}/{name}"))
-    asked = {"pass": name, "sizes": [list(axis) for axis in grid.sizes], **header}
-    begun = ledger.header()
+    asked = PassHeader({"pass": name, "sizes": [list(axis) for axis in grid.sizes], **made_of}, versions())
+    begun = PassHeader.of(ledger)
     if begun is None:
-        ledger.begin(asked)
-    elif lines := differences(begun, asked):
+        ledger.begin(asked.to_json())
+    elif lines := differences(begun.fingerprint(), asked.fingerprint()):
         raise SettingsDiffer(
             f"{url} was begun with other settings:\n  " + "\n  ".join(lines),
             "Its blocks would not be made alike.",
             ["make the call with the settings of before", "start anew: overwrite=True, or another folder"],
         )
-    token = tokenize(url, step, asked)
-    kept = Payload(f"store-{token}", store or tables)
+    token = tokenize(url, step, asked.made)
+    kept = Payload("store", f"store-{token}", store or tables)
     if isinstance(step, da.Array):
         blocks, networks = step, networks_of(step.dask)
-        slots = max((network.about["slots"] for network in networks), default=cores() + 1)
+        slots = max((network.facts.slots for network in networks), default=cores() + 1)
         tasks = lambda suffix: store_blocks(blocks, kept, f"{name}-{token}{suffix}")  # noqa: E731
     else:
-        made, slots = Payload(f"step-{token}", step), cores() + 1
+        made, slots = Payload("step", f"step-{token}", step), cores() + 1
         tasks = lambda suffix: copy_blocks(made, kept, f"{name}-{token}{suffix}")  # noqa: E731
-    run = Run(url, ledger, asked, kept.open().grid, tasks, slots, whole=isinstance(step, da.Array))
+    run = Run(url, ledger, asked.to_json(), kept.open().grid, tasks, slots, whole=isinstance(step, da.Array))
     try:
         return tables, run(client, progress, events, lease)
     except RunError as error:

@@ -49,6 +49,10 @@ class RunReport:
     """Seconds of all tasks per stage: read, wait (for the device), compute, write."""
     plan: str = ""
     """The plan, as text."""
+    verdict: str = ""
+    """What kind of equality with the network on the whole volume the output has, in words."""
+    precision_check: str = ""
+    """What reduced precision changes, in words."""
     header: dict[str, Any] = field(default_factory=dict)
     """Source, model, settings, destination and versions: what the run is."""
 
@@ -83,18 +87,12 @@ class RunReport:
         """As plain values, for ``run.json``."""
         return {**asdict(self), "voxels_per_second": self.voxels_per_second}
 
-    def _network(self) -> dict[str, Any]:
-        """What the last network of the run was."""
-        networks = self.header.get("networks") or [{}]
-        found: dict[str, Any] = networks[-1]
-        return found
-
     def _rows(self) -> list[tuple[str, str]]:
         stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.stages.items())
         return [
             ("output", self.url),
-            ("result", self._network().get("verdict", "")),
-            *([("precision", check)] if (check := self._network().get("precision_check")) else []),
+            ("result", self.verdict),
+            *([("precision", self.precision_check)] if self.precision_check else []),
             ("blocks", f"{self.computed} computed, {self.skipped} stored before, {len(self.failed)} failed, "
                        f"{self.retried} retries{self._trouble()}"),
             *([("engines", ", ".join(f"{name} {n}" for name, n in self.engines.items()))]

@@ -12,7 +12,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Interrupts, Lease, Windows, client_for, run_blocks
+from chunkinfer.blockwise import Interrupts, Lease, NetworkFacts, Windows, client_for, run_blocks
 from chunkinfer.errors import NotExact, RunError, RunPaused
 from chunkinfer.events import BLOCK_DONE, BLOCK_FAILED, RUN_ENDED, RUN_STARTED, Events, Subscriber
 from chunkinfer.geometry import BlockGrid
@@ -40,8 +40,8 @@ class Run:
     """Blocks in flight where there is no client."""
     whole: bool = False
     """Whether blocks share tasks that are dear to run twice."""
-    plan: str = ""
-    """For the report."""
+    networks: tuple[NetworkFacts, ...] = ()
+    """Those that compute the blocks, in order."""
 
     def __call__(
         self, client: Any, progress: bool | None, subscribers: Sequence[Subscriber], lease: Lease
@@ -58,9 +58,11 @@ class Run:
         grid = self.grid
         finished = self.ledger.done(len(grid))
         todo = len(grid) - finished.count
-        report = RunReport(
-            url=self.url, blocks=len(grid), skipped=finished.count, header=dict(self.header), plan=self.plan
-        )
+        report = RunReport(url=self.url, blocks=len(grid), skipped=finished.count, header=dict(self.header))
+        if self.networks:
+            last = self.networks[-1]
+            report.plan, report.verdict = self.networks[0].plan, last.verdict
+            report.precision_check = last.precision_check or ""
         missing = (i for i in grid.z_order() if not finished.flags[i])
         voxels = prod(grid.shape) - _voxels_of(grid, finished.flags)
         bar = Progress(voxels, todo, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,18 +11,24 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from dask.layers import ArrayOverlapLayer
 
 from chunkinfer.blockwise import (
     Lease,
+    LevelFacts,
+    NetworkFacts,
+    NetworkPayload,
+    OutputFacts,
     Payload,
     Reader,
+    Recipe,
+    RunHeader,
     Store,
     check_reads,
     copy_blocks,
     differences,
     held_by_workers,
     networks_of,
-    origin_of,
     places_read,
     store_blocks,
     waiting_at_most,
@@ -63,7 +68,7 @@ from chunkinfer.storage.creating import rehearsed
 from chunkinfer.storage.erasing import check_room
 from chunkinfer.storage.levels import open_image
 from chunkinfer.storage.single_files import refuse_file_name
-from chunkinfer.volume import Volume, as_volume, describe_source
+from chunkinfer.volume import Volume, as_volume, source_of
 
 logger = logging.getLogger("chunkinfer")
 
@@ -178,7 +183,7 @@ def check_save(array: Any, url: Any, *, pyramid: bool | int = False, overwrite: 
     """
     run = _Saving(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
     run.settle_anew()
-    rehearsed(url, **run.wanted(run.layout))
+    rehearsed(url, **run.wanted())
     if overwrite or run.ledger.header() is None:
         check_room(locate(url), overwrite)
 
@@ -186,7 +191,7 @@ def check_save(array: Any, url: Any, *, pyramid: bool | int = False, overwrite: 
 def _as_volume(array: Any) -> Volume:
     """The volume; an unlabelled array of channels in front of as many axes as its network has is what it seems."""
     if isinstance(array, da.Array):
-        axes = [p.about["axes"] for p in networks_of(array.dask)]
+        axes = [network.facts.axes for network in networks_of(array.dask)]
         if axes and array.ndim == 1 + len(axes[-1]):
             return as_volume(array, len(axes[-1]))
     return as_volume(array)
@@ -198,7 +203,7 @@ class _Saving:
     def __init__(self, volume: Volume, url: Any, asked: Mapping[str, Any], levels: bool | int) -> None:
         self.volume, self.url, self.levels = volume, url, levels
         sizes = ("chunks", "shards")
-        self.asked = {
+        self.asked: dict[str, Any] = {
             k: every_axis(k, v, volume.dims) if k in sizes and v is not False else v for k, v in asked.items()
         }
         refuse_file_name(locate(url), asked.get("format"))
@@ -210,7 +215,7 @@ class _Saving:
                 ["save(array, 'image.ome.zarr', pyramid=True)", "save(array, 'image.precomputed', pyramid=True)"],
             )
         refuse_file(locate(url))
-        self.stored: Mapping[str, Any] | None = None
+        self.stored: RunHeader | None = None
         """Header of the run that this one goes on with."""
         self.files = Files(_plain(url))
         self.ledger = Ledger(self.files)
@@ -226,29 +231,29 @@ class _Saving:
         return self.volume.array
 
     @property
-    def networks(self) -> list[Payload]:
-        """The networks in the array's graph."""
-        return networks_of(self.array.dask)
+    def networks(self) -> list[NetworkPayload]:
+        """The networks that compute the array."""
+        return self.volume.networks
 
     # ---- before anything is computed ----------------------------------------------------------------------------
 
     def settle(self, overwrite: bool) -> None:
         """Find out whether this run starts anew or goes on, and refuse what cannot work; writes nothing."""
-        self.stored = None if overwrite else self.ledger.header()
+        self.stored = None if overwrite else RunHeader.of(self.ledger)
         self.settle_anew()
         if overwrite and self._began(found := self._overwritten()):
             self.stored = found
 
-    def _overwritten(self) -> Mapping[str, Any] | None:
-        """What the ledger says of the run that is overwritten; None also where it is damaged, for that goes too."""
+    def _overwritten(self) -> RunHeader | None:
+        """The header of the run that is overwritten; None also where it is damaged, for that goes too."""
         try:
-            return self.ledger.header()
+            return RunHeader.of(self.ledger)
         except DestinationError:
             return None
 
-    def _began(self, found: Mapping[str, Any] | None) -> bool:
+    def _began(self, found: RunHeader | None) -> bool:
         """Whether this same call began what is stored, by overwriting what was there before, and did not end."""
-        if found is None or not found.get("overwrote") or differences(found, self.header):
+        if found is None or not found.overwrote or differences(found.fingerprint(), self.header.fingerprint()):
             return False
         return self.files.read(OVERWRITING) is not None
 
@@ -262,19 +267,18 @@ class _Saving:
         for misfit in filter(None, (p.open().misfit for p in self.networks)):
             raise misfit
         self.block = self._block()
-        check_reads(None if self.fused else origin_of(self.array), (grid := self._grid()).sample(), len(grid))
-        self.layout = self._layout()
-        self.pyramid = self._pyramid(None if header is None else header.get("destination", {}), self.layout)
-        self.layout["pyramid"] = None if self.pyramid is None else {
-            "method": self.pyramid.method, "factors": self.pyramid.factors, "with_finest": self.pyramid.with_finest
-        }  # fmt: skip
-        self.header = self._header(self.layout)
+        check_reads(None if self.fused else self.volume.origin, (grid := self._grid()).sample(), len(grid))
+        self.layout = choose_layout(
+            self.url, self.format, self.array.shape, self.volume.dims, self.block, self.asked, self._wanted()
+        )
+        self.pyramid = self._pyramid(header)
+        self.header = self._header()
         if header is not None:
-            self._compare(header, self.header)
+            self._compare(header.fingerprint(), self.header.fingerprint())
 
     def open(self, overwrite: bool) -> None:
         """Open the destination, or make it; nobody else writes it at this time."""
-        if (not overwrite or self.stored is not None) and self.ledger.header() != self.stored:
+        if (not overwrite or self.stored is not None) and RunHeader.of(self.ledger) != self.stored:
             self.settle(overwrite)  # another run began, or even ended, before this one got the lease
         if self.stored is not None:
             try:
@@ -287,44 +291,54 @@ class _Saving:
                 return
             except SourceNotFound:
                 # The array was deleted: what the ledger lists is forgotten before another one looks finished.
-                self.ledger.begin(self.header)
-        self.destination = create(self.url, overwrite=overwrite, **self.wanted(self.layout))
+                self.ledger.begin(self.header.to_json())
+        self.destination = create(self.url, overwrite=overwrite, **self.wanted())
         if self.pyramid is not None:
             image = open_image(_plain(self.url))
             write_plan(image, self.pyramid)
             for number, level in enumerate(self.pyramid.levels[: self.pyramid.with_finest], 1):
                 image.prepare(number, level)
-        self.header["overwrote"] = overwrite
-        self.ledger.begin(self.header)
+        self.header = replace(self.header, overwrote=overwrite)
+        self.ledger.begin(self.header.to_json())
         if overwrite:
             self.files.write(OVERWRITING, b"")
 
-    def _adopt(self, header: Mapping[str, Any]) -> None:
+    @property
+    def _last(self) -> tuple[NetworkFacts, Recipe] | None:
+        """The network whose output the array is, unchanged, and how it was made; None for any other array."""
+        networks = self.networks
+        if len(networks) != 1 or (recipe := networks[0].recipe) is None or self.array.name != networks[0].facts.array:
+            return None
+        return networks[0].facts, recipe
+
+    def _adopt(self, header: RunHeader) -> None:
         """Take over what the earlier run settled and this call leaves open."""
-        stored, mine = header.get("networks", []), self.networks
-        if len(stored) == len(mine) == 1 and mine[0].rebuild and self.array.name == mine[0].about["array"]:
-            theirs, ours = stored[0]["settings"], mine[0].about["settings"]
-            differ = {k for k in ours if ours[k] != theirs.get(k)}
-            same = stored[0]["model"] == mine[0].about["model"] and stored[0]["source"] == mine[0].about["source"]
-            if same and differ and not differ & set(mine[0].about["asked"]):
-                rebuilt = mine[0].rebuild(theirs)
-                self.volume = Volume(**{**vars(self.volume), "array": rebuilt})
+        if (last := self._last) is not None and len(header.networks) == 1:
+            theirs, (ours, recipe) = header.networks[0], last
+            differ = {name for name, value in ours.settings.items() if value != theirs.settings.get(name)}
+            if (theirs.model, theirs.source) == (ours.model, ours.source) and differ and not differ & set(ours.asked):
+                self.volume = replace(self.volume, array=recipe.with_settings(theirs.settings))
         # Before chunks and shards are adopted, which may not fit the blocks of another network or patch.
-        self._compare({"networks": stored}, {"networks": [p.about for p in self.networks]})
+        stored, asked = ([n.fingerprint() for n in each] for each in (header.networks, self._facts()))
+        self._compare({"networks": stored}, {"networks": asked})
         self._refuse_doubt()
-        layout = header.get("destination", {})
-        for name in ("chunks", "shards", "encoding", "compression"):
-            if name not in self.asked:
-                stored_one = layout.get(name)
-                self.asked = {**self.asked, name: False if name == "shards" and not stored_one else stored_one}
+        made = header.destination
+        adopted: dict[str, Any] = {
+            "chunks": made.chunks, "shards": made.shards or False,
+            "encoding": made.encoding, "compression": made.compression,
+        }  # fmt: skip
+        self.asked = {**adopted, **self.asked}
+
+    def _facts(self) -> tuple[NetworkFacts, ...]:
+        return tuple(network.facts for network in self.networks)
 
     def _refuse_doubt(self) -> None:
         """Refuse to go on where nobody can tell whether the network is the one that began."""
-        for about in (p.about for p in self.networks):
-            if about.get("doubt"):
+        for network in self._facts():
+            if network.doubt:
                 raise SettingsDiffer(
-                    f"Whether this {about['model']['name']} made what {_plain(self.url)} holds cannot be told: "
-                    f"{about['doubt']}.",
+                    f"Whether this {network.model.name} made what {_plain(self.url)} holds cannot be told: "
+                    f"{network.doubt}.",
                     "Such a network is resumed under a version that you give it, from its first run on.",
                     ['start anew under one: save(infer(volume, model, version="v1"), url, overwrite=True)',
                      "store beside it: choose another URL"],
@@ -333,21 +347,22 @@ class _Saving:
     def _recut(self) -> None:
         """Let a network's blocks be whole chunks or shards of those that were asked for, where the caller left them
         open: the same bits in other blocks."""
-        asked, mine = {k: v for k in ("chunks", "shards") if (v := self.asked.get(k))}, self.networks
-        if not asked or len(mine) != 1 or not mine[0].rebuild or self.array.name != mine[0].about["array"]:
+        asked, last = {k: v for k in ("chunks", "shards") if (v := self.asked.get(k))}, self._last
+        if not asked or last is None:
             return
+        facts, recipe = last
         shape, dims, chunks = self.array.shape, self.volume.dims, asked.get("chunks", self._wanted())
         unit = write_unit(
             self.url, format=self.format, shape=shape, dims=dims, chunks=chunks, shards=asked.get("shards")
         )
         settings = {
-            **mine[0].about["settings"],
+            **facts.settings,
             "chunks": chunks[1:],
             "shards": unit[1:] if "shards" in asked else None,
         }
-        if "block" not in mine[0].about["asked"]:
+        if "block" not in facts.asked:
             settings["block"] = None
-        self.volume = Volume(**{**vars(self.volume), "array": mine[0].rebuild(settings)})
+        self.volume = replace(self.volume, array=recipe.with_settings(settings))
 
     def _compare(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         """Refuse a destination that another run made, showing what differs."""
@@ -360,13 +375,15 @@ class _Saving:
             ["start anew: save(array, url, overwrite=True)", "store beside it: choose another URL"],
         )
 
-    def wanted(self, layout: Mapping[str, Any]) -> dict[str, Any]:
+    def wanted(self) -> dict[str, Any]:
         """What the destination is created by, besides its URL."""
         frame = self.volume.frame
         attributes = dict(self.volume.attrs)
-        if networks := self.networks:  # what was stored here comes from; the attribute "source" is of the reader
-            about = networks[-1].about
-            attributes["provenance"] = {**about["model"], "input": about["source"], "result": about["verdict"]}
+        if networks := self._facts():  # what was stored here comes from; the attribute "source" is of the reader
+            made = networks[-1]
+            attributes["provenance"] = {
+                **made.model.to_json(), "input": made.source.to_json(), "result": made.verdict
+            }  # fmt: skip
         attributes.pop("source", None)
         if self.volume.channel is not None:
             attributes["channel_names"] = [str(c) for c in self.volume.channel]
@@ -375,37 +392,37 @@ class _Saving:
             "shape": self.array.shape,
             "dtype": self.array.dtype,
             "dims": self.volume.dims,
-            "chunks": layout["chunks"],
-            "shards": layout["shards"],
+            "chunks": self.layout.chunks,
+            "shards": self.layout.shards or None,
             "voxel_size": frame.voxel_size,
             "unit": frame.unit,
             "offset": {d: int(o) if float(o).is_integer() else o for d, o in frame.origin.items()},
-            "encoding": layout["encoding"],
-            "compression": layout["compression"],
+            "encoding": self.asked.get("encoding"),
+            "compression": self.asked.get("compression"),
             "attributes": attributes,
         }
 
-    def _header(self, layout: Mapping[str, Any]) -> dict[str, Any]:
+    def _header(self) -> RunHeader:
         """What this run is: equal headers give equal bits in equal places."""
-        frame = self.volume.frame
-        return {
-            "computation": self.array.name,
-            "networks": [p.about for p in self.networks],
-            "copied": None if self.networks else _as_json(describe_source(self.volume)),
-            "destination": {
-                "format": self.format,
-                "shape": list(self.array.shape),
-                "dtype": str(self.array.dtype),
-                "dims": list(self.volume.dims),
-                "block": list(self.block),
-                "counts": list(self._grid().counts),
-                "voxel_size": frame.voxel_size,
-                "unit": frame.unit,
-                "offset": frame.origin,
-                **layout,
-            },
-            "versions": versions(),
-        }
+        frame, levels = self.volume.frame, self.pyramid
+        output = OutputFacts(
+            format=self.format,
+            shape=self.array.shape,
+            dtype=str(self.array.dtype),
+            dims=self.volume.dims,
+            block=self.block,
+            counts=self._grid().counts,
+            voxel_size=frame.voxel_size,
+            unit=frame.unit,
+            offset=frame.origin,
+            chunks=self.layout.chunks,
+            shards=self.layout.shards or None,
+            encoding=self.asked.get("encoding"),
+            compression=self.asked.get("compression"),
+            pyramid=None if levels is None else LevelFacts(levels.method, levels.factors, levels.with_finest),
+        )
+        copied = None if self.networks else source_of(self.volume)
+        return RunHeader(self.array.name, self._facts(), copied, output, versions())
 
     # ---- blocks, chunks and shards ------------------------------------------------------------------------------
 
@@ -429,7 +446,7 @@ class _Saving:
 
     def _copy_block(self, own: Sequence[int], regular: bool) -> tuple[int, ...]:
         """For arrays without a network: their own chunks where these are worth a task, otherwise boxes of any kind."""
-        shape, itemsize, origin = self.array.shape, self.array.dtype.itemsize, origin_of(self.array)
+        shape, itemsize, origin = self.array.shape, self.array.dtype.itemsize, self.volume.origin
         read = list(own)
         if isinstance(origin, Source) and (row := origin.row) is not None and shape[row] * itemsize <= ROW:
             read[row] = shape[row]
@@ -438,7 +455,7 @@ class _Saving:
         )
         if held_by_workers(self.array):  # a task cannot read boxes of them
             array = self.array.rechunk(block)
-            self.volume, self.fused = Volume(**{**vars(self.volume), "array": array}), True
+            self.volume, self.fused = replace(self.volume, array=array), True
             return block
         whole = all(b % u == 0 or b >= n for b, u, n in zip(own, unit, shape, strict=True))
         # What lies in memory here travels once, not with each task; of what is stored, boxes of any kind are read.
@@ -447,22 +464,10 @@ class _Saving:
         self.fused = regular and whole and not here and prod(own) * itemsize >= worth
         return tuple(own) if self.fused else block
 
-    def _layout(self) -> dict[str, Any]:
-        """Chunks, shards and encoding of the destination, checked against the blocks."""
-        layout = choose_layout(
-            self.url, self.format, self.array.shape, self.volume.dims, self.block, self.asked, self._wanted()
-        )
-        return {
-            "chunks": list(layout.chunks),
-            "shards": list(layout.shards) if layout.shards else None,
-            "encoding": self.asked.get("encoding"),
-            "compression": self.asked.get("compression"),
-        }
-
     def _wanted(self) -> tuple[int, ...]:
         """The chunks where any would do: those that a plan counted on, or what readers like."""
         wanted = default_chunks(self.array.shape, self.volume.dims, self.volume.frame.voxel_size)
-        planned = self.networks[-1].about["planned"] if self.networks else {}
+        planned = self.networks[-1].facts.planned if self.networks else {}
         return tuple(
             min(planned.get(d, w), n) for d, w, n in zip(self.volume.dims, wanted, self.array.shape, strict=True)
         )
@@ -471,20 +476,20 @@ class _Saving:
         """How many levels were asked for; None for as many as are useful."""
         return None if self.levels is True else int(self.levels)
 
-    def _pyramid(self, begun: Mapping[str, Any] | None, layout: Mapping[str, Any]) -> Pyramid | None:
+    def _pyramid(self, begun: RunHeader | None) -> Pyramid | None:
         """The levels that are written with the blocks, and those above them; None where none were asked for when the
         run began."""
-        stored = None if begun is None else begun.get("pyramid")
+        stored = None if begun is None else begun.destination.pyramid
         if (stored is None and (begun is not None or not self.levels)) or self.format not in LEVELLED:
             return None
         frame, dtype = self.volume.frame, self.array.dtype
         count, factors, method = self._count() if self.levels else None, None, "auto"
         if stored is not None and isinstance(self.levels, bool):
             axes = [d for d, dim in enumerate(self.volume.dims) if dim in frame.space]
-            factors, method = [[row[d] for d in axes] for row in stored["factors"]] or None, stored["method"]
+            factors, method = [[row[d] for d in axes] for row in stored.factors] or None, stored.method
         finest = Finest(
             _plain(self.url), self.format, self.volume.dims, self.array.shape, dtype, frame.voxel_size, frame.origin,
-            tuple(layout["chunks"]), bool(layout["shards"]), whole_offsets=self.format == "precomputed",
+            self.layout.chunks, bool(self.layout.shards), whole_offsets=self.format == "precomputed",
         )  # fmt: skip
         labels = self.volume.attrs.get("type") == "segmentation"
         return plan_pyramid(finest, method_of(method, dtype, labels), count, factors, self.block)
@@ -501,12 +506,12 @@ class _Saving:
         run = Run(
             url=_plain(self.url),
             ledger=self.ledger,
-            header=self.header,
+            header=self.header.to_json(),
             grid=grid,
             tasks=self._tasks(grid),
-            slots=max((p.about["slots"] for p in self.networks), default=cores() + 1),
+            slots=max((network.slots for network in self._facts()), default=cores() + 1),
             whole=self._shares_upstream(),
-            plan=self.networks[0].about["plan"] if self.networks else "",
+            networks=self._facts(),
         )
         report = run(client, progress, subscribers, lease)
         if self.pyramid is not None or self.levels:
@@ -515,34 +520,30 @@ class _Saving:
             count = None if self.pyramid is not None else self._count()
             plan = settle(image, count, "auto", None, overwrite=False)
             build(image, plan, lease, client, progress, subscribers)
-        if self.header.get("overwrote") or (self.stored or {}).get("overwrote"):
+        if self.header.overwrote or (self.stored is not None and self.stored.overwrote):
             self.files.delete(OVERWRITING)
         return report
 
     def _tasks(self, grid: BlockGrid) -> Any:
         """A function of a suffix: the lazy array of this run's tasks under a name of its own."""
         token = tokenize(self.array.name, self.destination, self.block)
-        lossy = self.header["destination"]["encoding"] == "jpeg"
+        lossy = self.header.destination.encoding == "jpeg"
         target = Store(self.destination, self.volume.dims, grid, lossy)
         if self.pyramid is not None and read_plan(image := open_image(_plain(self.url))) == self.pyramid:
             levels = coarser(image, self.pyramid, 1, self.pyramid.with_finest)
             target = replace(target, levels=levels, method=self.pyramid.method)
-        store = Payload(f"store-{token}", target)
+        store = Payload("store", f"store-{token}", target)
         if self.fused:
             return lambda suffix: store_blocks(self.array, store, f"save-{token}{suffix}")
-        origin = origin_of(self.array)
-        reader = Payload(f"reader-{tokenize(self.array.name, False)}", Reader(origin, channels=False))
+        origin = self.volume.origin
+        reader = Payload("reader", f"reader-{tokenize(self.array.name, False)}", Reader(origin, channels=False))
         return lambda suffix: copy_blocks(reader, store, f"save-{token}{suffix}")
 
     def _shares_upstream(self) -> bool:
         """Whether blocks share tasks that are dear to run twice: halos exchanged between blocks."""
-        return any("overlap" in name for name in self.array.dask.layers)
+        return any(isinstance(layer, ArrayOverlapLayer) for layer in self.array.dask.layers.values())
 
 
 def _plain(url: Any) -> str:
     """The URL without a format prefix; local paths are absolute."""
     return locate(url).url
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))

@@ -10,12 +10,22 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 
-from chunkinfer.blockwise import check_voxels, lazy_array, lazy_source, origin_of
+from chunkinfer.blockwise import (
+    NetworkPayload,
+    Reader,
+    SourceFacts,
+    check_voxels,
+    lazy_array,
+    lazy_source,
+    networks_of,
+    origin_of,
+)
 from chunkinfer.coordinates import fixed_of, grid_of, order_of, size_stated, unit_of
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
@@ -201,7 +211,23 @@ class Volume:
 
     @property
     def channels(self) -> bool:
+        """Whether there is an axis of channels."""
         return "c" in self.dims
+
+    @cached_property
+    def origin(self) -> Any:
+        """What boxes of the array are read from: see `origin_of`."""
+        return origin_of(self.array)
+
+    @cached_property
+    def networks(self) -> list[NetworkPayload]:
+        """The networks that compute it."""
+        return networks_of(self.array.dask)
+
+    @property
+    def reader(self) -> Reader:
+        """Reads boxes of it, (channels, *space)."""
+        return Reader(self.origin, self.channels)
 
     @property
     def space_shape(self) -> tuple[int, ...]:
@@ -343,10 +369,10 @@ def _box_of(box: Any, space: tuple[str, ...], lengths: Mapping[str, int]) -> dic
     return cut
 
 
-def describe_source(volume: Volume) -> dict[str, Any]:
-    """The source, as far as it can be named: for fingerprints and reports."""
-    origin = origin_of(volume.array)
+def source_of(volume: Volume) -> SourceFacts:
+    """The source of a volume, as far as it can be named: for fingerprints and reports."""
+    origin = volume.origin
     if isinstance(origin, Source):
-        part = {"start": list(origin.start), "shape": list(origin.shape)} if origin.start else {}
-        return {"url": origin.url, "digest": origin.digest, "version": origin.version, **part}
-    return {"array": volume.array.name, "url": volume.attrs.get("source")}
+        shape = origin.shape if origin.start else None
+        return SourceFacts(origin.url, origin.digest, origin.version, origin.start or None, shape)
+    return SourceFacts(volume.attrs.get("source"), array=volume.array.name)

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 import chunkinfer as ci
 from chunkinfer import cli
-from chunkinfer.blockwise import Lease
-from chunkinfer.checking.status import duration, grid_of
+from chunkinfer.blockwise import Lease, RunHeader
+from chunkinfer.checking.status import duration
 from chunkinfer.errors import DestinationError
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.storage import Files
@@ -29,6 +29,7 @@ from chunkinfer.storage import ledger as module
 from chunkinfer.storage.ledger import Ledger
 from chunkinfer.storage.segments import Entry
 from chunkinfer.viewers.blocks import BlockMap
+from headers import header_of
 
 NOW = 1.7e9
 
@@ -41,18 +42,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def header(counts: Iterable[int], block: int = 16, **more: Any) -> dict[str, Any]:
+def header(counts: Iterable[int], block: int = 16) -> dict[str, Any]:
     counts = list(counts)
-    return {
-        "computation": "infer-1",
-        "destination": {
-            "format": "zarr3",
-            "shape": [3, *(n * block - 1 for n in counts)],
-            "block": [3, *(block for _ in counts)],
-            "dims": ["c", *"zyx"[-len(counts) :]],
-            **more,
-        },
-    }
+    shape = [3, *(n * block - 1 for n in counts)]
+    return header_of([1, *counts], shape, [3, *(block for _ in counts)])
 
 
 def lease(files: Files, at: float, **more: Any) -> None:
@@ -148,15 +141,19 @@ def test_what_is_no_output_is_refused(tmp_path: Path) -> None:
     assert len(caught.value.ways) == 2
 
 
-def test_thin_last_blocks_that_were_joined_are_known() -> None:
-    about = {"destination": {"shape": [3, 33, 70], "block": [3, 16, 32]}}
-    assert grid_of(about, {}).counts == (1, 3, 3)
-    assert grid_of({"destination": {**about["destination"], "counts": [1, 2, 3]}}, {}).counts == (1, 2, 3)
-    assert grid_of({"destination": {**about["destination"], "counts": [1, 2, 2]}}, {}) == BlockGrid(
-        ((3,), (16, 17), (32, 38))
-    )
-    assert grid_of(about, {"blocks": 4}).counts == (1, 2, 2)  # a ledger of an earlier version
-    assert grid_of(about, {"blocks": 5}).counts == (1, 3, 3)
+@pytest.mark.parametrize(
+    ("counts", "sizes"),
+    [
+        ((1, 3, 3), ((3,), (16, 16, 1), (32, 32, 6))),
+        ((1, 2, 3), ((3,), (16, 17), (32, 32, 6))),
+        ((1, 2, 2), ((3,), (16, 17), (32, 38))),
+    ],
+)
+def test_thin_last_blocks_that_were_joined_are_known(
+    counts: tuple[int, ...], sizes: tuple[tuple[int, ...], ...]
+) -> None:
+    made = RunHeader.from_json(header_of(counts, (3, 33, 70), (3, 16, 32)))
+    assert made.destination.grid == BlockGrid(sizes)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from chunkinfer.pyramids import planning, pyramid
 from chunkinfer.reports import RunReport
 from chunkinfer.running import Run
 from chunkinfer.storage import Files, Ledger, create, open_source, write_unit
+from headers import header_of
 from pyramids.oracle import coarser
 from storage.filling import fill
 from storage.holding import Holder
@@ -288,7 +289,7 @@ def test_what_has_no_levels_or_has_them_already(tmp_path: Path, threads: Client)
     with pytest.raises(DestinationError, match="1 coarser levels already: other"):
         pyramid(theirs, levels=1, client=threads, progress=False)
     half = stored(tmp_path / "half", array, "ome-zarr")
-    Ledger(Files(half)).begin({"destination": {"counts": [2, 2, 2]}})
+    Ledger(Files(half)).begin(header_of((1, 2, 2, 2), (1, 32, 32, 32), (1, 16, 16, 16)))
     with pytest.raises(DestinationError, match="0 of 8 blocks"):
         pyramid(half, client=threads, progress=False)
     with Holder(Path(half)), pytest.raises(OutputInUse):

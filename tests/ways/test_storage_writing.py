@@ -251,6 +251,18 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     said(refused.value)
 
 
+def test_a_ledger_that_lacks_what_a_run_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    saved(VOLUME, "v")
+    Ledger(Files(str(tmp_path / "v"))).begin({"destination": {}})
+    with pytest.raises(DestinationError, match="lacks what a run writes") as refused:
+        ci.status("v")
+    names = {"save": saved, "array": VOLUME, "url": "v", "chunkinfer": ci}
+    assert len(list(followed(refused.value, saved, {}, names))) == 2
+    assert not Path("v").exists()
+
+
 def test_a_ledger_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = count(1, 40)
     monkeypatch.setattr(Ledger, "_stored", lambda self: [_Name(n := next(numbers), n + 33, 0)])

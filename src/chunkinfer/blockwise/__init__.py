@@ -2,13 +2,14 @@
 
 from chunkinfer.blockwise.arrays import check_voxels, lazy_array
 from chunkinfer.blockwise.derived import as_declared
+from chunkinfer.blockwise.facts import ModelFacts, NetworkFacts, SourceFacts
 from chunkinfer.blockwise.haloed import Network, infer_exchanging, infer_reading
-from chunkinfer.blockwise.headers import differences
+from chunkinfer.blockwise.headers import LevelFacts, OutputFacts, PassHeader, RunHeader, differences
 from chunkinfer.blockwise.interrupts import Interrupts
 from chunkinfer.blockwise.lease import Lease
 from chunkinfer.blockwise.masks import Mask
 from chunkinfer.blockwise.overwriting import Overwriting
-from chunkinfer.blockwise.payload import Payload, networks_of
+from chunkinfer.blockwise.payload import NetworkPayload, Payload, Recipe, networks_of
 from chunkinfer.blockwise.placement import active_client, client_for, room_of
 from chunkinfer.blockwise.reading import (
     Reader,
@@ -27,12 +28,21 @@ from chunkinfer.blockwise.workers import Workers, waiting_at_most
 __all__ = [
     "Interrupts",
     "Lease",
+    "LevelFacts",
     "Mask",
+    "ModelFacts",
     "Network",
+    "NetworkFacts",
+    "NetworkPayload",
     "Outcome",
+    "OutputFacts",
     "Overwriting",
+    "PassHeader",
     "Payload",
     "Reader",
+    "Recipe",
+    "RunHeader",
+    "SourceFacts",
     "Store",
     "Windows",
     "Workers",

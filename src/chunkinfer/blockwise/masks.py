@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkinfer.blockwise.facts import SourceFacts
 from chunkinfer.blockwise.reading import Reader
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import Box
@@ -56,8 +57,8 @@ class Mask:
     """Of the mask's voxels; of channels it has none or one."""
     axes: tuple[MaskAxis, ...]
     """One per spatial axis."""
-    source: dict[str, Any] = field(default_factory=dict)
-    """What the mask was made from, in plain values."""
+    source: SourceFacts = field(default=SourceFacts(None))
+    """What the mask was made from."""
 
     def __call__(self, out: Box) -> NDArray[np.bool_]:
         """True where a voxel of the box is wanted: where the mask voxel that contains its centre is not 0.
@@ -91,7 +92,7 @@ class Mask:
     def about(self) -> dict[str, Any]:
         """What the mask is, in plain values: for fingerprints and reports."""
         return {
-            "source": dict(self.source),
+            "source": self.source.to_json(),
             "shape": [axis.size for axis in self.axes],
             "lookup": [[axis.step, axis.first, axis.per] for axis in self.axes],
         }

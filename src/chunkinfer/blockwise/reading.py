@@ -122,9 +122,9 @@ def arrays_read(array: da.Array) -> Iterator[Any]:
     """The stored arrays that a lazy array reads: sources, and arrays of zarr-python."""
     for layer in array.dask.layers.values():
         for value in values_of(layer):
-            if isinstance(value, Payload) and value.key.startswith("reader-"):
+            if isinstance(value, Payload) and value.kind == "reader":
                 value = value.open().array
-            elif isinstance(value, Payload) and value.key.startswith("network-"):
+            elif isinstance(value, Payload) and value.kind == "network":
                 mask = value.open().mask
                 value = None if mask is None else mask.reader.array
             yield from _stored_in(value)

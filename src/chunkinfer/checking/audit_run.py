@@ -7,14 +7,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from math import ceil
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Reader, origin_of
+from chunkinfer.blockwise import ModelFacts, NetworkFacts, OutputFacts, RunHeader, SourceFacts
 from chunkinfer.checking.audit_report import Finding
 from chunkinfer.errors import ChunkinferError, DestinationError, PlanError, VolumeError
 from chunkinfer.geometry import AxisContract, BlockGrid, Box, exact_axis
@@ -26,7 +25,7 @@ from chunkinfer.planning.forms import per_axis
 from chunkinfer.planning.make import describe_normalize
 from chunkinfer.storage import Files, Ledger, Source, locate
 from chunkinfer.storage.placement import nanometres, short_unit
-from chunkinfer.volume import Volume, as_volume, describe_source
+from chunkinfer.volume import Volume, as_volume, source_of
 
 Array = NDArray[Any]
 
@@ -65,7 +64,7 @@ class Run:
     @property
     def chunk(self) -> tuple[int, ...]:
         """Voxels of a stored chunk along the spatial axes."""
-        origin = origin_of(self.output.array)
+        origin = self.output.origin
         chunks = origin.chunks if isinstance(origin, Source) else [max(c) for c in self.output.array.chunks]
         return tuple(min(c or n, n) for c, n in zip(chunks[-len(self.shape) :], self.shape, strict=True))
 
@@ -127,18 +126,18 @@ class Run:
 
     def stored(self, box: Box) -> Array:
         """The output's voxels, (channels, *space); raises `SourceError` where they cannot be read."""
-        return Reader(origin_of(self.output.array), self.output.channels)(box)
+        return self.output.reader(box)
 
     def input(self, box: Box) -> Array:
         """The volume's voxels, (channels, *space)."""
-        return Reader(origin_of(self.volume.array), self.volume.channels)(box)
+        return self.volume.reader(box)
 
 
 def find_run(output: Any, volume: Any, model: Any, given: Mapping[str, Any]) -> Run | list[Finding]:
     """Put together what a run was; only findings where the network given cannot even be laid on the volume."""
     url = os.fspath(output) if isinstance(output, str | os.PathLike) else None
     ledger = Ledger(Files(locate(url).url)) if url is not None else None
-    header = ledger.header() if ledger else None
+    header = RunHeader.of(ledger) if ledger else None
     held = as_volume(output) if url is not None or hasattr(output, "dims") else as_volume(output, output.ndim - 1)
     opened = open_model(model, given.get("output"))
     name = f"an array {held.array.shape}" if url is None else locate(url).url
@@ -146,28 +145,28 @@ def find_run(output: Any, volume: Any, model: Any, given: Mapping[str, Any]) -> 
         if url is not None and not given:
             raise _no_ledger(name)
         return _said(name, held, volume, opened, given)
-    about = _network_of(name, header)
+    network = _network_of(name, header)
     if opened.output is None:
-        opened = open_model(opened, about["model"].get("output"))
-    source = as_volume(volume, len(about["axes"]))
-    findings = [*_other_model(about, opened), *_other_source(about, source)]
+        opened = open_model(opened, network.model.output)
+    source = as_volume(volume, len(network.axes))
+    findings = [*_other_model(network.model, opened), *_other_source(network.source, source)]
     try:
-        normalize, more = _normalize(about, given.get("normalize"), source.array.dtype)
-        trace = trace_on(source, opened, lambda: normalize, _own_lengths(about["settings"]))
+        normalize, more = _normalize(network.settings["normalize"], given.get("normalize"), source.array.dtype)
+        trace = trace_on(source, opened, lambda: normalize, _own_lengths(network.settings))
     except ChunkinferError as error:
         if not findings:
             raise
         return [*findings, Finding("model", f"it does not fit the volume: {error.what}")]
-    settings, differing = _settings(about, given, source.frame.space)
+    settings, differing = _settings(network.settings, given, source.frame.space)
     shape = tuple(c.output_size(n) for c, n in zip(trace.axes, source.space_shape, strict=True))
     if any(n < 1 for n in shape):
         return [*findings, Finding("model", f"it gives no output for a volume of {source.space_shape} voxels")]
-    grid, unfinished = _blocks(ledger, header, shape, settings["block"])
+    grid, unfinished = _blocks(header.destination, shape, settings["block"])
     done, damaged = _done(ledger, len(grid)) if unfinished is None else (set(range(len(grid))), [unfinished])
     return Run(
         name, held, source, opened, trace, settings, given.get("device"), normalize, grid, tuple(sorted(done)),
-        header.get("destination", {}).get("encoding") or "", [*findings, *differing, *more, *damaged],
-        stated_zone=tuple(about["zone"]) if about.get("zone") else None,
+        header.destination.encoding or "", [*findings, *differing, *more, *damaged],
+        stated_zone=network.zone or None,
     )  # fmt: skip
 
 
@@ -189,20 +188,19 @@ def _own_lengths(settings: Mapping[str, Any]) -> bool:
     return settings["overlap"] is None and settings.get("pad") is None
 
 
-def _network_of(name: str, header: Mapping[str, Any]) -> dict[str, Any]:
-    networks = header.get("networks", [])
+def _network_of(name: str, header: RunHeader) -> NetworkFacts:
+    """The network whose output a run stored, unchanged."""
     ways = [
         "store what infer itself gives, and audit that: save(infer(volume, model), 'output.zarr')",
         f"state what was run: audit(open_volume({name!r}), volume, model, patch=...)",
     ]
-    if not networks:
+    if not header.networks:
         raise VolumeError(f"No network made {name}, says its ledger.", "It is a copy of another array.", ways)
-    if header.get("computation") != networks[-1].get("array"):
+    if header.computation != header.networks[-1].array:
         raise VolumeError(
             f"{name} is not a network's own output, says its ledger.", "It was computed from one further on.", ways
         )
-    about: dict[str, Any] = networks[-1]
-    return about
+    return header.networks[-1]
 
 
 def _no_ledger(name: str) -> DestinationError:
@@ -219,18 +217,17 @@ def _no_ledger(name: str) -> DestinationError:
 # ---- does the caller speak of the same run? --------------------------------------------------------------------------
 
 
-def _other_model(about: Mapping[str, Any], model: Model) -> Iterator[Finding]:
-    then = about["model"]
-    if then["digest"] != (model := model.versioned(then.get("version"))).digest:
+def _other_model(then: ModelFacts, model: Model) -> Iterator[Finding]:
+    if then.digest != (model := model.versioned(then.version)).digest:
         yield Finding(
             "model",
-            f"the output was made with {then['name']}, digest {then['digest'][:12]}; "
+            f"the output was made with {then.name}, digest {then.digest[:12]}; "
             f"given is {model.name}, digest {model.digest[:12]}",
         )
 
 
-def _other_source(about: Mapping[str, Any], volume: Volume) -> Iterator[Finding]:
-    then, now = about["source"], json.loads(json.dumps(describe_source(volume)))
+def _other_source(source: SourceFacts, volume: Volume) -> Iterator[Finding]:
+    then, now = (json.loads(json.dumps(each.to_json())) for each in (source, source_of(volume)))
     differ = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k))
     if "digest" in then and "digest" in now and differ == ["version"]:
         yield Finding(
@@ -242,10 +239,9 @@ def _other_source(about: Mapping[str, Any], volume: Volume) -> Iterator[Finding]
 
 
 def _settings(
-    about: Mapping[str, Any], given: Mapping[str, Any], axes: tuple[str, ...]
+    stored: Mapping[str, Any], given: Mapping[str, Any], axes: tuple[str, ...]
 ) -> tuple[dict[str, Any], list[Finding]]:
     """The ledger's settings; what the caller gives comes before them, and is a finding where it differs."""
-    stored = {"halo": None, **about["settings"]}
     settings = dict(stored)
     for name in ("patch", "overlap", "halo", "block"):
         if given.get(name) is not None:
@@ -264,9 +260,8 @@ def _settings(
     return settings, differing
 
 
-def _normalize(about: Mapping[str, Any], given: Any, dtype: np.dtype[Any]) -> tuple[Normalize, list[Finding]]:
+def _normalize(words: str, given: Any, dtype: np.dtype[Any]) -> tuple[Normalize, list[Finding]]:
     """The run's scaling, which the ledger holds in words."""
-    words = about["settings"]["normalize"]
     if given is not None:
         normalize = resolve_normalize(given, dtype)
         said = describe_normalize(normalize)
@@ -290,28 +285,15 @@ def _normalize(about: Mapping[str, Any], given: Any, dtype: np.dtype[Any]) -> tu
 # ---- blocks ----------------------------------------------------------------------------------------------------------
 
 
-def _blocks(
-    ledger: Ledger, header: Mapping[str, Any], shape: tuple[int, ...], block: Sequence[int]
-) -> tuple[BlockGrid, Finding | None]:
-    """The blocks that the ledger counts.
-
-    Where halos were exchanged, a thin last block was joined to its neighbour: the number of blocks tells along which
-    axes. A volume of another shape than the run's has blocks of its own.
-    """
-    then = tuple(header["destination"]["shape"][-len(shape) :])
+def _blocks(made: OutputFacts, shape: tuple[int, ...], block: Sequence[int]) -> tuple[BlockGrid, Finding | None]:
+    """Blocks that the ledger counts, over the spatial axes; a volume of another shape than the run's has others."""
+    then = made.shape[-len(shape) :]
     if then != shape:
         text = (
             f"the network gives {shape} voxels for this volume; the run gave {then}: no ledger speaks of these blocks"
         )
         return BlockGrid.regular(shape, block), Finding("ledger", text)
-    written = header["destination"]["block"][-len(shape) :]
-    report = json.loads(ledger.files.read("run.json") or b"{}")
-    grid = BlockGrid.regular(shape, written)
-    for joined in product((False, True), repeat=len(shape)):
-        other = BlockGrid.regular(shape, written, [b if j else 1 for b, j in zip(written, joined, strict=True)])
-        if len(other) == report.get("blocks", len(grid)):
-            return other, None
-    return grid, None
+    return BlockGrid(made.grid.sizes[-len(shape) :]), None
 
 
 def _done(ledger: Ledger, blocks: int) -> tuple[set[int], list[Finding]]:

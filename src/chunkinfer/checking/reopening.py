@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
+from chunkinfer.blockwise import NetworkFacts, RunHeader, SourceFacts
 from chunkinfer.errors import DestinationError, ModelError, SourceError, UntrustedModel
 from chunkinfer.inference import infer_again
 from chunkinfer.kernel import ACTIVATIONS
 from chunkinfer.models import Model, open_model
-from chunkinfer.volume import as_volume, describe_source, open_volume
+from chunkinfer.volume import as_volume, open_volume, source_of
 
 FROZEN = (
     "patch", "halves", "overlap", "halo", "pad", "block", "window", "batch", "precision", "engine", "cpu_engine",
@@ -21,7 +22,7 @@ FROZEN = (
 """Settings of a run that `infer_again` takes under the same name."""
 
 
-def reopened(header: Mapping[str, Any], url: str, volume: Any = None, model: Any = None, trust: bool = False) -> Any:
+def reopened(header: RunHeader, url: str, volume: Any = None, model: Any = None, trust: bool = False) -> Any:
     """What `save` was given by the run of a ledger.
 
     Whether it really is the same is not decided here: `save` compares everything that fixes the bits, and refuses what
@@ -49,18 +50,18 @@ def reopened(header: Mapping[str, Any], url: str, volume: Any = None, model: Any
     DestinationError
         The ledger does not say enough.
     """
-    networks, stored = header.get("networks", []), header["computation"]
+    networks, stored = header.networks, header.computation
     if volume is not None and (not networks or _name(volume) == stored):
         return volume
     if len(networks) > 1:
         raise _unknown(url, "several networks made it, one from the other's output")
     if not networks:
-        found = list(_sources(header.get("copied") or {}, url))
+        found = list(_sources(header.copied or SourceFacts(None), url))
         return next((source for source in found if _name(source) == stored), found[0])
-    (about,) = networks
-    network, settings = _model(about, url, model, trust), _settings(about, url)
+    (made_by,) = networks
+    network, settings = _model(made_by, url, model, trust), _settings(made_by.settings, url)
     made = []
-    for source in [volume] if volume is not None else _sources(about["source"], url):
+    for source in [volume] if volume is not None else _sources(made_by.source, url):
         for exchange in (None, False, True):
             made.append(infer_again(source, network, exchange, settings))
             if _name(made[-1]) == stored:
@@ -74,38 +75,38 @@ def _name(volume: Any) -> str:
     return name
 
 
-def _sources(about: Mapping[str, Any], url: str) -> Iterator[Any]:
+def _sources(source: SourceFacts, url: str) -> Iterator[Any]:
     """What the description of a source stands for: the part of the level that it names, absent chunks an error or
     filled."""
-    if not about.get("url") or "digest" not in about:
+    if not source.url or source.array is not None:
         raise _unknown(url, "it was computed from an array that is in no store")
     found = False
     for level in count():
         try:
-            whole = open_volume(about["url"], level=level)
+            whole = open_volume(source.url, level=level)
         except SourceError:
             if level == 0:
                 raise
             break
-        if describe_source(as_volume(whole))["digest"] == about["digest"]:
+        if source_of(as_volume(whole)).digest == source.digest:
             found = True
             box = None
-            if "start" in about:
-                spans = zip(map(str, whole.dims), about["start"], about["shape"], strict=True)
+            if source.start is not None and source.shape is not None:
+                spans = zip(map(str, whole.dims), source.start, source.shape, strict=True)
                 box = {d: slice(a, a + n) for d, a, n in spans if d in ("z", "y", "x")}
             for missing in ("error", "fill"):
-                yield open_volume(about["url"], level=level, box=box, missing=missing)
+                yield open_volume(source.url, level=level, box=box, missing=missing)
     if not found:
-        raise _unknown(url, f"{about['url']} is not what it was any more")
+        raise _unknown(url, f"{source.url} is not what it was any more")
 
 
-def _model(about: Mapping[str, Any], url: str, model: Any, trust: bool) -> Model:
-    then = about["model"]
+def _model(network: NetworkFacts, url: str, model: Any, trust: bool) -> Model:
+    then = network.model
     if model is None:
-        where = about.get("model_file")
+        where = network.model_file
         if where is None:
             raise ModelError(
-                f"The ledger of {url} does not say where its network {then['name']} is.",
+                f"The ledger of {url} does not say where its network {then.name} is.",
                 "It was given as a module, a function or bytes, or by an earlier version.",
                 [
                     f"give it: verify({url!r}, repair=True, model=the_network)",
@@ -120,12 +121,12 @@ def _model(about: Mapping[str, Any], url: str, model: Any, trust: bool) -> Model
                  f"say that you trust it: verify({url!r}, repair=True, trust=True)"],
             )  # fmt: skip
         model = where
-    opened = open_model(model).versioned(then.get("version"))
+    opened = open_model(model).versioned(then.version)
     if opened.output is None:
-        opened = open_model(opened, then.get("output"))
-    if opened.digest != then["digest"]:
+        opened = open_model(opened, then.output)
+    if opened.digest != then.digest:
         raise ModelError(
-            f"{url} was made with {then['name']}, digest {then['digest'][:12]}; "
+            f"{url} was made with {then.name}, digest {then.digest[:12]}; "
             f"this is {opened.name}, digest {opened.digest[:12]}.",
             "The file was replaced, or the network was wrapped by augment.",
             ["give the network of the run: model=", "compute everything anew: save(array, url, overwrite=True)"],
@@ -133,9 +134,8 @@ def _model(about: Mapping[str, Any], url: str, model: Any, trust: bool) -> Model
     return opened
 
 
-def _settings(about: Mapping[str, Any], url: str) -> dict[str, Any]:
+def _settings(stored: Mapping[str, Any], url: str) -> dict[str, Any]:
     """A run's settings as arguments of `infer_again`."""
-    stored = about["settings"]
     output, skips = stored.get("output") or {}, stored.get("skips") or {}
     scaling = re.fullmatch(r"\(value - (\S+)\) / (\S+)", stored["normalize"])
     if not scaling and stored["normalize"] != "as they are":
@@ -152,7 +152,7 @@ def _settings(about: Mapping[str, Any], url: str) -> dict[str, Any]:
         **output,
         "empty": skips.get("empty"),
         "fill": skips.get("fill"),
-        "mask": next(_sources(mask["source"], url)) if mask else None,
+        "mask": next(_sources(SourceFacts.from_json(mask["source"]), url)) if mask else None,
     }
 
 

@@ -6,15 +6,14 @@ import json
 import os
 import time
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chunkinfer import notebooks
+from chunkinfer.blockwise import RunHeader
 from chunkinfer.errors import DestinationError
 from chunkinfer.geometry import BlockGrid
 from chunkinfer.storage.files import Files
@@ -53,12 +52,12 @@ def status(url: str | os.PathLike[str]) -> Status:
         There is no ledger, or an object of it is damaged.
     """
     ledger, header = ledger_at(url)
-    grid = grid_of(header, ledger.last_report() or {})
+    grid = header.destination.grid
     done = ledger.done(len(grid))
     failures = {i: line for i, line in ledger.failures().items() if i < len(grid) and not done.flags[i]}
     return Status(
         url=locate(url).url,
-        dims=tuple(header["destination"]["dims"]),
+        dims=header.destination.dims,
         grid=grid,
         finished=done,
         failures=failures,
@@ -282,11 +281,11 @@ class Status:
         return f"{rows}<img alt='{names}' title='{names}' src='data:image/png;base64,{image}'>"
 
 
-def ledger_at(url: str | os.PathLike[str]) -> tuple[Ledger, dict[str, Any]]:
+def ledger_at(url: str | os.PathLike[str]) -> tuple[Ledger, RunHeader]:
     """The ledger of an output and its header; `DestinationError` where there is none."""
     place = locate(url).url
     ledger = Ledger(Files(place))
-    header = ledger.header()
+    header = RunHeader.of(ledger)
     if header is None:
         raise DestinationError(
             f"{place} has no ledger (.chunkinfer/ledger.json) that says which run made it.",
@@ -294,23 +293,6 @@ def ledger_at(url: str | os.PathLike[str]) -> tuple[Ledger, dict[str, Any]]:
             ["give the URL that save was given", "copy the folder .chunkinfer too: rsync -a keeps it"],
         )
     return ledger, header
-
-
-def grid_of(header: Mapping[str, Any], report: Mapping[str, Any]) -> BlockGrid:
-    """The blocks that a ledger counts, over all axes of the output.
-
-    Where halos were exchanged, a thin last block was joined to its neighbour: the number of blocks along each axis
-    tells it, or, in ledgers of earlier versions, the number of all blocks in the report.
-    """
-    shape, block = (tuple(header["destination"][name]) for name in ("shape", "block"))
-
-    def joined(tails: Sequence[bool]) -> BlockGrid:
-        return BlockGrid.regular(shape, block, [b if tail else 1 for b, tail in zip(block, tails, strict=True)])
-
-    if counts := header["destination"].get("counts"):
-        return joined([n < ceil(size / b) for n, size, b in zip(counts, shape, block, strict=True)])
-    grids = [joined(tails) for tails in product((False, True), repeat=len(shape))]
-    return next((grid for grid in grids if len(grid) == report.get("blocks")), grids[0])
 
 
 def _lease(files: Files) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from math import ceil
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer import notebooks
-from chunkinfer.blockwise import Lease, Store, active_client, checksum
+from chunkinfer.blockwise import Lease, OutputFacts, Store, active_client, checksum
 from chunkinfer.checking.reopening import reopened
-from chunkinfer.checking.status import duration, grid_of, ledger_at
+from chunkinfer.checking.status import duration, ledger_at
 from chunkinfer.errors import DestinationError, MissingChunk, PlanError, SourceError
 from chunkinfer.geometry import Box
 from chunkinfer.kernel import cores
@@ -104,9 +104,10 @@ def verify(
     """
     start = time.perf_counter()
     ledger, header = ledger_at(url)
-    grid, place = grid_of(header, ledger.last_report() or {}), locate(url).url
+    made, place = header.destination, locate(url).url
+    grid = made.grid
     done = ledger.done(len(grid))
-    store = Store(_opened(place, header["destination"]), tuple(header["destination"]["dims"]), grid)
+    store = Store(_opened(place, made), made.dims, grid)
     looking = _Looking(store, done, client, progress)
     chosen = _chosen(np.flatnonzero(done.flags), sample)
     torn = looking.at(chosen)
@@ -126,7 +127,7 @@ def verify(
     array = reopened(header, place, volume, model, trust)
     with Lease(ledger.files):  # nobody else may write the ledger; it is opened anew, as somebody may have until now
         Ledger(ledger.files).forget(torn)
-    run = save(array, place, format=header["destination"]["format"], client=client, progress=progress)
+    run = save(array, place, format=made.format, client=client, progress=progress)
     again = _Looking(store, ledger.done(len(grid)), client, progress).at(np.array(list(torn)))
     return replace(report, remaining=tuple(again.values()), run=run, seconds=time.perf_counter() - start)
 
@@ -289,15 +290,15 @@ def _chosen(finished: NDArray[np.int64], sample: float | None) -> NDArray[np.int
     return np.sort(np.random.default_rng().choice(finished, wanted, replace=False))
 
 
-def _opened(place: str, said: Mapping[str, Any]) -> Destination:
+def _opened(place: str, said: OutputFacts) -> Destination:
     """The array at a place, which must be the one that the ledger beside it speaks of."""
-    found = open_destination(f"{said['format']}://{place}")
+    found = open_destination(f"{said.format}://{place}")
     lengths = dict(zip(found.dims, found.shape, strict=True))
-    stored = [lengths.pop(d, 1) for d in said["dims"]]
-    dtype = np.dtype(said["dtype"]).newbyteorder("=")
-    if stored != said["shape"] or set(lengths.values()) - {1} or found.dtype != dtype:
+    stored = [lengths.pop(d, 1) for d in said.dims]
+    dtype = np.dtype(said.dtype).newbyteorder("=")
+    if stored != list(said.shape) or set(lengths.values()) - {1} or found.dtype != dtype:
         raise DestinationError(
-            f"{place} holds {found.dtype} {stored}, and its ledger speaks of {said['dtype']} {said['shape']}.",
+            f"{place} holds {found.dtype} {stored}, and its ledger speaks of {said.dtype} {list(said.shape)}.",
             "The array was replaced, and the ledger of the earlier one was left beside it.",
             ["delete the folder .chunkinfer if the array is right", "start anew: save(array, url, overwrite=True)"],
         )

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Reader, check_reads, held_by_workers, networks_of, origin_of
+from chunkinfer.blockwise import Reader, check_reads, held_by_workers
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kinds import refuse_picture_for_labels
 from chunkinfer.operators.arguments import whole_numbers
 from chunkinfer.operators.lazy import opened
-from chunkinfer.passes import check_finished, told
+from chunkinfer.passes import check_finished
 from chunkinfer.storage.placement import short_unit
-from chunkinfer.volume import Frame, Volume
+from chunkinfer.volume import Frame, Volume, source_of
 
 BLOCK = 1 << 22
 """Voxels of a block, about: labels take 8 bytes each, so what a task holds is some 100 MB."""
@@ -88,7 +88,7 @@ class Laid:
     def about(self) -> dict[str, Any]:
         """What tables made of it depend on, as JSON."""
         return {
-            "sources": [told(volume) for volume in self.volumes],
+            "sources": [source_of(volume).identity() for volume in self.volumes],
             "starts": [list(part.start) for part in self.parts],
             "shape": list(self.shape),
         }
@@ -140,7 +140,7 @@ def single(volume: Any, name: str, beside: Volume | None = None) -> Volume:
             "There is one value per voxel in it.",
             [f"{name}[0]", f'chunkinfer.operators.mean_channel({name}), or "argmax", or "vote"'],
         )
-    if networks_of(found.array.dask):
+    if found.networks:
         raise VolumeError(
             f"{name} is a network's output that is not stored.",
             "The network would run now, and again for whatever else is made of its output.",
@@ -193,7 +193,7 @@ def laid(volumes: Mapping[str, Volume], block: int | Sequence[int] | None, cover
     parts = []
     starts = [tuple(a - c for a, c in zip(low, corner, strict=True)) for corner in corners]
     for volume, start in zip(volumes.values(), starts, strict=True):
-        parts.append(Part(Reader(origin_of(volume.array), volume.channels), start))
+        parts.append(Part(volume.reader, start))
     space = first.frame.space
     stated = [(volume.frame, start) for volume, start in zip(volumes.values(), starts, strict=True)]
     placed, at = next((pair for pair in stated if pair[0].coords), stated[0])  # whichever says where it is

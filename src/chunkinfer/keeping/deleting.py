@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from chunkinfer.blockwise import Lease
+from chunkinfer.blockwise import Lease, RunHeader
 from chunkinfer.errors import DestinationError, SourceError, SourceNotFound
 from chunkinfer.keeping.describing import info
 from chunkinfer.pyramids.building import read_plan
@@ -147,10 +147,8 @@ def _left(place: Location, there: Belongings | None) -> Iterator[Part]:
 
 def _levels(place: Location, keys: Sequence[str]) -> Iterator[Part]:
     """Levels that were begun and never announced; not those of an unfinished run, which goes on with them."""
-    header = (ledger := Ledger(Files(place.url))).header()
-    made = {} if header is None else header.get("destination", {})
-    counts = made.get("counts")
-    if header is not None and (not counts or ledger.done(prod(counts)).count < prod(counts)):
+    header = RunHeader.of(ledger := Ledger(Files(place.url)))
+    if header is not None and ledger.done(blocks := prod(header.destination.counts)).count < blocks:
         return
     try:
         image = open_image(place.url, missing="fill")
@@ -161,7 +159,8 @@ def _levels(place: Location, keys: Sequence[str]) -> Iterator[Part]:
         yield "the records of a pyramid that is gone", [key for key in keys if key.startswith(passes)]
         return
     # Those that were written with the image are as complete as it is, where its ledger says so.
-    whole = max(len(image.paths) - 1, plan.with_finest if made else 0)
+    with_image = header is not None and header.destination.pyramid is not None
+    whole = max(len(image.paths) - 1, 0 if header is None else plan.with_finest)
     paths = [image.path(number, level) for number, level in enumerate(plan.levels, 1)][whole:]
     records = tuple(f"{passes}{each.first}/" for each in plan.passes if each.first > whole)
     recorded = [key for key in keys if key.startswith(records)]
@@ -169,7 +168,7 @@ def _levels(place: Location, keys: Sequence[str]) -> Iterator[Part]:
     voxels = [key for key in keys if key.startswith(levels.folders) and levels.has(key.removesuffix(LOCK))]
     if recorded or voxels:
         # Records before voxels: what a crash leaves is begun anew. The plan of `save`, or of levels that stay, stays.
-        recorded += [key for key in keys if key == f"{FOLDER}/{PLAN}" and not whole and not made.get("pyramid")]
+        recorded += [key for key in keys if key == f"{FOLDER}/{PLAN}" and not whole and not with_image]
         yield "the records of levels that were never announced", recorded
         yield f"levels that were begun and never announced: {', '.join(paths)}", voxels
 

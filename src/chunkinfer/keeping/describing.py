@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from chunkinfer.blockwise import RunHeader
 from chunkinfer.errors import ChunkinferError
 from chunkinfer.storage import Files, Ledger, Source, locate, sections
 from chunkinfer.storage.inventory import Inventory, inventory
@@ -107,12 +108,12 @@ def _run_of(found: Inventory) -> dict[str, Any] | None:
         return None
     ledger = Ledger(Files(found.url))
     try:
-        if (header := ledger.header()) is None:
+        if (header := RunHeader.of(ledger)) is None:
             return None
-        counts = header.get("destination", {}).get("counts")
-        if not counts or locate(found.url).kvstore["driver"] == "http":  # which cannot list
+        if locate(found.url).kvstore["driver"] == "http":  # which cannot list
             return {}
-        return {"blocks": prod(counts), "done": ledger.done(prod(counts)).count}
+        blocks = prod(header.destination.counts)
+        return {"blocks": blocks, "done": ledger.done(blocks).count}
     except ChunkinferError as error:
         return {"problem": error.what}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Lease, Overwriting, Reader, check_reads, origin_of
+from chunkinfer.blockwise import Lease, Overwriting, Reader, check_reads
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
@@ -21,13 +21,13 @@ from chunkinfer.meshes.marching import March
 from chunkinfer.meshes.places import MESH, Place, place_of
 from chunkinfer.meshes.stitching import Stitch, buckets
 from chunkinfer.meshes.surfaces import require
-from chunkinfer.passes import check_finished, run_pass, to_npz, told
+from chunkinfer.passes import check_finished, run_pass, to_npz
 from chunkinfer.planning.forms import per_axis
-from chunkinfer.reports import RunReport, versions
+from chunkinfer.reports import RunReport
 from chunkinfer.storage import Files, Ledger
 from chunkinfer.storage.files import FOLDER
 from chunkinfer.storage.placement import nanometres
-from chunkinfer.volume import Volume, as_volume
+from chunkinfer.volume import Volume, as_volume, source_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +183,7 @@ class _Meshing:
         sizes = [given or chosen for given, chosen in zip(asked, _block(volume), strict=True)]
         self.grid = BlockGrid.regular(shape, [min(b, n, LONGEST) for b, n in zip(sizes, shape, strict=True)])
         chosen = None if self.ids is None else hashlib.blake2b(self.ids.tobytes(), digest_size=8).hexdigest()
-        self.about = {"labels": told(volume), "ids": chosen}
+        self.about = {"labels": source_of(volume).identity(), "ids": chosen}
         made = (format, sharded, self.simplify, self.max_error, self.voxel, self.offset, self.grid.sizes)
         self.overwriting = Overwriting(Files(self.place.url), MESH, {**self.about, "made": made})
 
@@ -198,12 +198,11 @@ class _Meshing:
     def __call__(self, **how: Any) -> MeshReport:
         """Do what is missing."""
         place, url = self.place, self.place.url
-        source = origin_of(self.volume.array)
+        source = self.volume.origin
         check_reads(source, self.grid.sample(), len(self.grid))
         surfaces, lists = place.kept("surfaces"), place.kept("lists")
         march = March(Reader(source, channels=False), self.grid, self.ids, surfaces)
-        about = {**self.about, "versions": versions()}
-        tables, blocks = run_pass(url, f"{MESH}-blocks", self.grid, march, about, **how)
+        tables, blocks = run_pass(url, f"{MESH}-blocks", self.grid, march, self.about, **how)
 
         rows, shard_bits, minishard_bits = buckets(tables, self.sharded)
         sharding = formats.sharding(shard_bits, minishard_bits) if self.sharded else None
@@ -219,7 +218,7 @@ class _Meshing:
         if Ledger(Files(url, f"{FOLDER}/{name}")).header() is None:
             for number, row in enumerate(rows):
                 lists.write(f"{number}.npz", to_npz(row))
-        made, report = run_pass(url, name, grid, stitch, {**settings, "versions": versions()}, **how)
+        made, report = run_pass(url, name, grid, stitch, settings, **how)
 
         how["lease"].check()
         place.announce(formats.info(self.format, sharding))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Reader, origin_of
+from chunkinfer.blockwise import Reader
 from chunkinfer.errors import MissingExtra, PlanError, VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.kinds import as_labels, refuse_picture_for_labels
@@ -135,7 +135,7 @@ def skeletonize(
     size = nanometres(volume.frame.voxel_size, volume.frame.unit)
     voxel = np.array([size[d] for d in "xyz"])
     origin = (np.array([volume.frame.origin[d] for d in "xyz"]) + 0.5) * voxel
-    voxels = Reader(origin_of(volume.array), channels=False).read(Box.of_shape(volume.array.shape))
+    voxels = Reader(volume.origin, channels=False).read(Box.of_shape(volume.array.shape))
     found = kimimaro.skeletonize(
         np.asfortranarray(voxels.T), teasar_params={"scale": scale, "const": const}, anisotropy=tuple(voxel),
         object_ids=None if ids is None else [int(label) for label in ids], dust_threshold=dust, progress=False,

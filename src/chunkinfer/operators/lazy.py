@@ -52,7 +52,7 @@ def opened(volume: Any, beside: Volume | None = None) -> Volume:
     """
     count = None if beside is None else len(beside.frame.space)
     if isinstance(volume, da.Array) and (networks := networks_of(volume.dask)):
-        axes = networks[-1].about["axes"]
+        axes = networks[-1].facts.axes
         count = len(axes) if volume.ndim == 1 + len(axes) else count
     found = as_volume(volume, count)
     if "t" in found.dims:
@@ -170,7 +170,7 @@ def _on_blocks(step: Step, arrays: Sequence[Any], declared: Declared) -> da.Arra
         case Moved():
             result = _moved(step, array, declared)
         case Masked():
-            reader = Payload(f"reader-{tokenize(step.mask, arrays[1])}", step.mask.reader)  # once per worker
+            reader = Payload("reader", f"reader-{tokenize(step.mask, arrays[1])}", step.mask.reader)  # once per worker
             result = da.map_blocks(
                 _masked, array, step=step, reader=reader.delayed(), grid=BlockGrid(array.chunks), **about
             )

@@ -7,7 +7,6 @@ from typing import Any
 
 from dask.base import tokenize
 
-from chunkinfer.blockwise import origin_of
 from chunkinfer.errors import PipelineError
 from chunkinfer.meshes import surfaces
 from chunkinfer.meshes.formats import require_draco
@@ -96,11 +95,11 @@ def _kind(volume: Volume, kind: str | None = None) -> str:
 
 def _where_stored(volume: Volume) -> str | None:
     """The URL of a volume that is as it is stored: Neuroglancer finds levels and meshes there."""
-    origin = origin_of(volume.array)
+    origin = volume.origin
     if not isinstance(origin, Source):
         return None
     whole = as_volume(origin.url)
-    return origin.url if tokenize(origin_of(whole.array)) == tokenize(origin) and whole.frame == volume.frame else None
+    return origin.url if tokenize(whole.origin) == tokenize(origin) and whole.frame == volume.frame else None
 
 
 def check_picture(volume: Any, out: str | None, kind: str | None) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 
-from chunkinfer.blockwise import networks_of, origin_of
 from chunkinfer.blockwise.derived import Derived
 from chunkinfer.errors import ChunkinferError, PipelineError
 from chunkinfer.geometry import Box
@@ -158,8 +157,8 @@ class Pipeline:
                 with _in_step(number - 1, self._line(step)):
                     CHECKS[step.command](volume, **given)
             if step.command == "infer":
-                (network,) = (p for p in networks_of(about.array.dask) if p.about["array"] == about.array.name)
-                notes += network.about["plan"].splitlines()
+                (network,) = (p for p in about.networks if p.facts.array == about.array.name)
+                notes += network.facts.plan.splitlines()
             lines += [f"{number:>2}  {self._line(step)}", f"      {_shown(about)}", *(f"      {n}" for n in notes)]
         return "\n".join(lines)
 
@@ -401,7 +400,7 @@ def _stand_in(volume: Any) -> Any:
 def _halo(result: Any) -> str:
     """How far around a voxel the step reads that made a volume, where it keeps the grid."""
     volume = as_volume(result)
-    derived = origin_of(volume.array)
+    derived = volume.origin
     if not isinstance(derived, Derived) or derived.inputs[0].shape != derived.shape:
         return ""
     middle = tuple(n // 2 for n in derived.shape)

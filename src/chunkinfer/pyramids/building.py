@@ -11,7 +11,7 @@ from typing import Any
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Lease, Overwriting, Payload, Store, copy_blocks, differences
+from chunkinfer.blockwise import Lease, Overwriting, PassHeader, Payload, RunHeader, Store, copy_blocks, differences
 from chunkinfer.blockwise.stages import stage
 from chunkinfer.blockwise.storing import Coarser
 from chunkinfer.errors import DestinationError, SettingsDiffer
@@ -185,10 +185,10 @@ def _refuse_replaced(image: Image, plan: Pyramid) -> None:
 def _refuse_unfinished(url: str) -> None:
     """Raise `DestinationError` where a run has not stored the whole finest level yet."""
     ledger = Ledger(Files(url))
-    header = ledger.header()
+    header = RunHeader.of(ledger)
     if header is None:
         return
-    blocks = prod(header["destination"]["counts"])
+    blocks = prod(header.destination.counts)
     done = ledger.done(blocks).count
     if done < blocks:
         raise DestinationError(
@@ -295,29 +295,27 @@ def _run_of(image: Image, plan: Pyramid, each: Pass) -> Run:
     numbers = range(each.first, each.first + each.count)
     levels = [plan.levels[number - 1] for number in numbers]
     grid = BlockGrid.regular(levels[0].shape, each.block)
-    header = {
-        "pyramid": {
-            "levels": list(numbers), "method": plan.method, "factors": plan.factors,
-            "block": list(each.block), "finest": {"shape": list(image.finest.shape), "dtype": str(image.finest.dtype)},
-        },
-        "versions": versions(),
+    made = {
+        "levels": list(numbers), "method": plan.method, "factors": plan.factors,
+        "block": list(each.block), "finest": {"shape": list(image.finest.shape), "dtype": str(image.finest.dtype)},
     }  # fmt: skip
+    header = PassHeader({"pyramid": made}, versions())
     ledger = Ledger(Files(image.url, f"{FOLDER}/pyramid-{each.first}"))
-    stored = ledger.header()
-    if stored is None or differences(stored, header):
+    stored = PassHeader.of(ledger)
+    if stored is None or differences(stored.fingerprint(), header.fingerprint()):
         for number, level in zip(numbers, levels, strict=True):
             image.prepare(number, level)
-        ledger.begin(header)
+        ledger.begin(header.to_json())
     below = image.finest if each.first == 1 else image.source(each.first - 1, plan.levels[each.first - 2])
     first, *further = coarser(image, plan, each.first, each.count)
-    token = tokenize(below, image.finest, header["pyramid"])
-    reader = Payload(f"below-{token}", Below(below, levels[0], plan.method))
+    token = tokenize(below, image.finest, made)
+    reader = Payload("step", f"below-{token}", Below(below, levels[0], plan.method))
     target = Store(first.destination, below.dims, grid, image.lossy, tuple(further), plan.method)
-    store = Payload(f"store-{token}", target)
+    store = Payload("store", f"store-{token}", target)
     return Run(
         url=image.url,
         ledger=ledger,
-        header=header,
+        header=header.to_json(),
         grid=grid,
         tasks=lambda suffix: copy_blocks(reader, store, f"pyramid-{token}{suffix}"),
         slots=cores() + 1,

@@ -14,11 +14,11 @@ import numpy as np
 from dask.array.overlap import ensure_minimum_chunksize, overlap
 from dask.base import tokenize
 
-from chunkinfer.blockwise import Lease, Overwriting, as_declared, check_reads, must_exchange, origin_of
+from chunkinfer.blockwise import Lease, Overwriting, as_declared, check_reads, must_exchange
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
-from chunkinfer.passes import Step, Tables, check_finished, run_pass, temporary_folder, told
+from chunkinfer.passes import Step, Tables, check_finished, run_pass, temporary_folder
 from chunkinfer.planning.layout import choose_layout
 from chunkinfer.reports import RunReport
 from chunkinfer.segmentation.fragments import Cut, Fragments, Seen
@@ -26,7 +26,7 @@ from chunkinfer.segmentation.reducing import Down, Joins, Tree, Up
 from chunkinfer.storage import Destination, Files, Ledger, create, default_chunks, locate, open_destination
 from chunkinfer.storage.erasing import check_room, delete_keys, make_room
 from chunkinfer.storage.files import FOLDER, LEASE
-from chunkinfer.volume import Volume
+from chunkinfer.volume import Volume, source_of
 
 BLOCK = 1 << 22
 """Voxels of a block, about, where no network decides it."""
@@ -64,12 +64,12 @@ class Passes:
             blocks = BlockGrid(((volume.array.shape[0],),) * int(volume.channels) + grid.sizes)
         else:
             grid = blocks = BlockGrid.regular(volume.space_shape, block or block_of(volume))
-            origin = origin_of(volume.array)
+            origin = volume.origin
             step = Seen(origin, volume.channels, cut.halo)
             check_reads(origin, [step.box(box) for box in grid.sample()], len(grid))
         tables, fragments = Tables(self.place, name, grid), self._destination(name, grid)
         store = Fragments(fragments, tables, cut, blocks)
-        self._pass(name, grid, step, {"volume": told(volume), **about}, store)
+        self._pass(name, grid, step, {"volume": source_of(volume).identity(), **about}, store)
         return tables, fragments
 
     def up(self, tree: Tree, blocks: Tables, joins: Joins) -> list[Tables]:
@@ -167,7 +167,7 @@ def passes_in(
     place = _temporary[-1].name if url is None else locate(url).url
     with Lease(Files(place)) as lease:
         files = Files(place)
-        overwriting = Overwriting(files, "passes", {"volume": told(volume), **call})
+        overwriting = Overwriting(files, "passes", {"volume": source_of(volume).identity(), **call})
         begun = [name for name in files.list() if name not in (LEASE, overwriting.mark)]
         if overwrite and not overwriting.goes_on():
             files.delete_many(begun)

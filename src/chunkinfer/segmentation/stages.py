@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import origin_of
 from chunkinfer.blockwise.derived import voxels
 from chunkinfer.blockwise.stages import stage
 from chunkinfer.compiling import compiled
@@ -20,13 +19,13 @@ from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kinds import as_labels, in_three_axes, refuse_picture_for_affinities, refuse_picture_for_labels
 from chunkinfer.operators.lazy import Declared, opened, voxelwise
-from chunkinfer.passes import Table, Tables, check_finished, told
+from chunkinfer.passes import Table, Tables, check_finished
 from chunkinfer.segmentation import agglomerating, graph
 from chunkinfer.segmentation.edges import Edges
 from chunkinfer.segmentation.fragments import around
 from chunkinfer.segmentation.graph import SCALE, Graph, Labels
 from chunkinfer.segmentation.running import block_of, passes_in
-from chunkinfer.volume import Volume
+from chunkinfer.volume import Volume, source_of
 
 
 def relabel(labels: Any, names: Mapping[int, int]) -> Any:
@@ -122,10 +121,15 @@ def region_graph(
         )
     shape = found.space_shape
     edges = Edges.of(weights.array.shape[0] if weights.channels else 0, order, sign)
-    contacts = Contacts(origin_of(found.array), origin_of(weights.array), weights.channels, edges, shape)
+    contacts = Contacts(found.origin, weights.origin, weights.channels, edges, shape)
     grid = BlockGrid.regular(shape, block_of(weights))
     how = {"overwrite": overwrite, "client": client, "progress": progress, "events": events}
-    about = {"labels": told(found), "affinities": told(weights), "edges": [edges.kind, order, sign], "scale": SCALE}
+    about = {
+        "labels": source_of(found).identity(),
+        "affinities": source_of(weights).identity(),
+        "edges": [edges.kind, order, sign],
+        "scale": SCALE,
+    }
     with passes_in(url, found, about, **how) as passes:
         tables = passes.over("contacts", grid, contacts, about)
         return Graph.joined(Graph.from_arrays(table) for table in tables)
@@ -229,7 +233,7 @@ def _sizes(labels: Any, url: Any, **how: Any) -> tuple[Labels, NDArray[np.int64]
     how = {"overwrite": False, "client": None, "progress": None, "events": (), **how}
     with passes_in(url, found, {}, **how) as passes:
         grid = BlockGrid.regular(found.space_shape, block_of(found))
-        tables: Tables = passes.over("sizes", grid, Sizes(origin_of(found.array)), {"labels": told(found)})
+        tables: Tables = passes.over("sizes", grid, Sizes(found.origin), {"labels": source_of(found).identity()})
         parts = list(tables)
     label, which = np.unique(np.concatenate([part["label"] for part in parts]), return_inverse=True)
     size = np.zeros(len(label), np.int64)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import origin_of
 from chunkinfer.errors import SourceError
 from chunkinfer.storage import Source, locate, ome, open_source
 from chunkinfer.storage.nodes import Node, look
@@ -88,7 +87,7 @@ def plane(volume: Volume, cut: Mapping[str, int | slice], pixels: int | None = N
     pixels
         Of an axis that is taken whole, so many voxels at most: every few-th of a longer one.
     """
-    array, shape = origin_of(volume.array), volume.array.shape
+    array, shape = volume.origin, volume.array.shape
     key = tuple(slice(0, 3) if d == "c" else cut.get(d, slice(None)) for d in volume.dims)
     steps = {axis: step(shape[axis], pixels or shape[axis]) for axis, part in enumerate(key) if part == slice(None)}
     steps = {axis: k for axis, k in steps.items() if k > 1}

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import origin_of
 from chunkinfer.errors import VolumeError
 from chunkinfer.storage import Source, locate
 from chunkinfer.viewers import browser as browsers
@@ -248,7 +247,7 @@ def _contrast(layer: Layer, what: Any, asked: tuple[float, float] | None) -> tup
             if max(volume.space_shape) <= SAMPLE:
                 break
             volume = opened(what, level)
-    elif not isinstance(origin_of(volume.array), Source | np.ndarray):
+    elif not isinstance(volume.origin, Source | np.ndarray):
         return None
     return limits([middle(volume, SAMPLE)], "image")
 
@@ -283,7 +282,7 @@ class _Lazy:
     """A volume as Neuroglancer's server reads it."""
 
     def __init__(self, volume: Volume, dtype: np.dtype[Any]) -> None:
-        self._array = origin_of(volume.array)
+        self._array = volume.origin
         self.shape, self.dtype = tuple(volume.array.shape), dtype
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
