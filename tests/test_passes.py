@@ -10,12 +10,12 @@ import pytest
 from distributed import Client
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Lease
 from chunkinfer.errors import DestinationError, RunError, SettingsDiffer
 from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.passes import Tables, run_pass
+from chunkinfer.passes import Tables
 from chunkinfer.reports import RunReport
-from chunkinfer.storage import Files
+from chunkinfer.running import Where
+from chunkinfer.session import session
 
 GRID = BlockGrid(((3, 4), (5,), (2, 2, 1)))
 
@@ -37,8 +37,8 @@ ARRAY = np.random.default_rng(0).integers(0, 9, GRID.shape)
 
 
 def made(url: Path, step: Sums, client: Client, about: str = "a") -> tuple[Tables, RunReport]:
-    with Lease(Files(str(url))) as lease:
-        return run_pass(str(url), "sums", GRID, step, {"about": about}, lease=lease, client=client, progress=False)
+    with session(url, Where(client, progress=False)) as here:
+        return here.tables("sums", GRID, step, {"about": about}), here.reports["sums"]
 
 
 def test_what_fails_is_made_up_for_and_nothing_else_runs_again(tmp_path: Path, threads: Client) -> None:

@@ -11,31 +11,18 @@ from math import prod
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, overload
 
-import dask.array as da
 import numpy as np
-from dask.base import tokenize
 from numpy.typing import NDArray
 
 from chunkinfer.blockwise import (
-    Lease,
-    PassHeader,
-    Payload,
     RunHeader,
-    copy_blocks,
-    differences,
-    networks_of,
-    store_blocks,
 )
 from chunkinfer.blockwise.placement import active_client
 from chunkinfer.blockwise.reading import arrays_read
 from chunkinfer.blockwise.stages import drain, stage
-from chunkinfer.blockwise.storing import Writes, Written
-from chunkinfer.errors import DestinationError, PlanError, RunError, SettingsDiffer, SourceError, VolumeError
-from chunkinfer.events import Subscriber
+from chunkinfer.blockwise.storing import Written
+from chunkinfer.errors import DestinationError, PlanError, SourceError
 from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.kernel import cores
-from chunkinfer.reports import RunReport, versions
-from chunkinfer.running import Run
 from chunkinfer.storage import Files, Ledger, Source
 from chunkinfer.storage.files import FOLDER
 from chunkinfer.volume import Volume
@@ -162,82 +149,3 @@ def temporary_folder(client: Any) -> TemporaryDirectory[str]:
             ],
         )
     return TemporaryDirectory(prefix="chunkinfer-")
-
-
-def run_pass(
-    url: str,
-    name: str,
-    grid: BlockGrid,
-    step: Step | da.Array,
-    made_of: Mapping[str, Any],
-    *,
-    lease: Lease,
-    store: Writes | None = None,
-    client: Any = None,
-    progress: bool | None = None,
-    events: Sequence[Subscriber] = (),
-) -> tuple[Tables, RunReport]:
-    """Run a step once for each block; the same call after a crash runs what is missing.
-
-    Parameters
-    ----------
-    url
-        Of the folder that the pass belongs to; its ledger lies in ``.chunkinfer/NAME``.
-    name
-        Of the pass, unique in the folder.
-    grid
-        The blocks.
-    step
-        Gives the table of a block; its errors are retried as those of `save` are. Or a lazy array, whose chunks the
-        ``store`` gets where they were computed.
-    made_of
-        What the tables depend on, as JSON: a call with something else is refused.
-    lease
-        On the folder, held by the caller.
-    store
-        Keeps what the step gave; by default the tables.
-    client, progress, events
-        As for `save`.
-
-    Returns
-    -------
-    Tables, RunReport
-        What the blocks left, and how the pass went.
-
-    Raises
-    ------
-    SettingsDiffer
-        The pass was begun with other settings.
-    VolumeError
-        A step found that the volume is not of the kind that it takes.
-    RunError, RunPaused
-        As for `save`.
-    """
-    tables = Tables(url, name, grid)
-    ledger = Ledger(Files(url, f"{FOLDER}/{name}"))
-    asked = PassHeader({"pass": name, "sizes": [list(axis) for axis in grid.sizes], **made_of}, versions())
-    begun = PassHeader.of(ledger)
-    if begun is None:
-        ledger.begin(asked.to_json())
-    elif lines := differences(begun.fingerprint(), asked.fingerprint()):
-        raise SettingsDiffer(
-            f"{url} was begun with other settings:\n  " + "\n  ".join(lines),
-            "Its blocks would not be made alike.",
-            ["make the call with the settings of before", "start anew: overwrite=True, or another folder"],
-        )
-    token = tokenize(url, step, asked.made)
-    kept = Payload("store", f"store-{token}", store or tables)
-    if isinstance(step, da.Array):
-        blocks, networks = step, networks_of(step.dask)
-        slots = max((network.facts.slots for network in networks), default=cores() + 1)
-        tasks = lambda suffix: store_blocks(blocks, kept, f"{name}-{token}{suffix}")  # noqa: E731
-    else:
-        made, slots = Payload("step", f"step-{token}", step), cores() + 1
-        tasks = lambda suffix: copy_blocks(made, kept, f"{name}-{token}{suffix}")  # noqa: E731
-    run = Run(url, ledger, asked.to_json(), kept.open().grid, tasks, slots, whole=isinstance(step, da.Array))
-    try:
-        return tables, run(client, progress, events, lease)
-    except RunError as error:
-        if isinstance(error.__cause__, VolumeError):  # what a step found wrong with the volume: no failure of the run
-            raise error.__cause__ from error
-        raise

@@ -25,6 +25,18 @@ LEDGER_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
+class Where:
+    """Where tasks run, and who hears of them."""
+
+    client: Any = None
+    """A `distributed.Client`; None: the active one, or a cluster in this process."""
+    progress: bool | None = None
+    """Whether a progress bar is shown; None: in terminals and notebooks, and lines elsewhere."""
+    events: Sequence[Subscriber] = ()
+    """Called with every event of a run."""
+
+
+@dataclass(frozen=True)
 class Run:
     """Blocks to compute and store; those that the ledger lists are left out."""
 
@@ -43,9 +55,7 @@ class Run:
     networks: tuple[NetworkFacts, ...] = ()
     """Those that compute the blocks, in order."""
 
-    def __call__(
-        self, client: Any, progress: bool | None, subscribers: Sequence[Subscriber], lease: Lease
-    ) -> RunReport:
+    def __call__(self, where: Where, lease: Lease) -> RunReport:
         """Compute and store the missing blocks.
 
         Raises
@@ -65,14 +75,14 @@ class Run:
             report.precision_check = last.precision_check or ""
         missing = (i for i in grid.z_order() if not finished.flags[i])
         voxels = prod(grid.shape) - _voxels_of(grid, finished.flags)
-        bar = Progress(voxels, todo, progress)
-        events = Events(report.told, bar.told, *subscribers)
+        bar = Progress(voxels, todo, where.progress)
+        events = Events(report.told, bar.told, *where.events)
         start, failures = time.perf_counter(), dict[int, BaseException]()
         with Interrupts() as interrupts:
             try:
                 events.tell(RUN_STARTED, run=lease.run, url=report.url, blocks=len(grid), todo=todo, voxels=voxels)
                 if todo:
-                    self._run_blocks(missing, client, events, interrupts, lease, failures)
+                    self._run_blocks(missing, where.client, events, interrupts, lease, failures)
             except RunPaused:  # nobody was there to compute
                 report.paused = True
                 raise

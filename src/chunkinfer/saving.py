@@ -14,7 +14,6 @@ from dask.base import tokenize
 from dask.layers import ArrayOverlapLayer
 
 from chunkinfer.blockwise import (
-    Lease,
     LevelFacts,
     NetworkFacts,
     NetworkPayload,
@@ -50,7 +49,8 @@ from chunkinfer.pyramids import (
     write_plan,
 )
 from chunkinfer.reports import RunReport, versions
-from chunkinfer.running import Run
+from chunkinfer.running import Run, Where
+from chunkinfer.session import Session, session
 from chunkinfer.storage import (
     Files,
     Ledger,
@@ -164,9 +164,9 @@ def save(
     asked = {"format": format, "chunks": chunks, "shards": shards, "encoding": encoding, "compression": compression}
     run = _Saving(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
     run.settle(overwrite)
-    with waiting_at_most(worker_timeout), Lease(run.files) as lease:
+    with waiting_at_most(worker_timeout), session(run.files.url, Where(client, progress, events)) as here:
         run.open(overwrite)
-        return run.run(client, progress, events, lease)
+        return run.run(here)
 
 
 def check_save(array: Any, url: Any, *, pyramid: bool | int = False, overwrite: bool = False, **asked: Any) -> None:
@@ -500,26 +500,27 @@ class _Saving:
 
     # ---- running ------------------------------------------------------------------------------------------------
 
-    def run(self, client: Any, progress: bool | None, subscribers: Sequence[Subscriber], lease: Lease) -> RunReport:
+    def run(self, here: Session) -> RunReport:
         """Compute and store the missing blocks, and the levels that are not written with them."""
         grid = self._grid()
-        run = Run(
-            url=_plain(self.url),
-            ledger=self.ledger,
-            header=self.header.to_json(),
-            grid=grid,
-            tasks=self._tasks(grid),
-            slots=max((network.slots for network in self._facts()), default=cores() + 1),
-            whole=self._shares_upstream(),
-            networks=self._facts(),
+        report = here.run(
+            Run(
+                url=_plain(self.url),
+                ledger=self.ledger,
+                header=self.header.to_json(),
+                grid=grid,
+                tasks=self._tasks(grid),
+                slots=max((network.slots for network in self._facts()), default=cores() + 1),
+                whole=self._shares_upstream(),
+                networks=self._facts(),
+            )
         )
-        report = run(client, progress, subscribers, lease)
         if self.pyramid is not None or self.levels:
             image = open_image(_plain(self.url))
             # What this run began is beside the output; or what `pyramid` made of it since.
             count = None if self.pyramid is not None else self._count()
-            plan = settle(image, count, "auto", None, overwrite=False)
-            build(image, plan, lease, client, progress, subscribers)
+            plan = settle(image, count, "auto", None)
+            build(image, plan, here)
         if self.header.overwrote or (self.stored is not None and self.stored.overwrote):
             self.files.delete(OVERWRITING)
         return report

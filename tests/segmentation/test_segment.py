@@ -332,23 +332,24 @@ KILLED = """
     import os, signal, sys
     import numpy as np
     import chunkinfer as ci
-    from chunkinfer import passes
-    from chunkinfer.events import RUN_STARTED, BLOCK_DONE
+    from dataclasses import replace
+    from chunkinfer.events import BLOCK_DONE
+    from chunkinfer.session import Session
 
     stage, affinities = sys.argv[2], np.load(sys.argv[1] + "/affinities.npy")
-    current = passes.run_pass
+    tables = Session.tables
 
-    def run_pass(url, name, *args, **how):
+    def killed(here, name, *args):
         if stage == f"before {name}":
             os.kill(os.getpid(), signal.SIGKILL)
 
         def kill(event):
             if name.startswith(stage) and event.kind == BLOCK_DONE:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return current(url, name, *args, **{**how, "events": (*how["events"], kill)})
+        here.where = replace(here.where, events=(kill,))
+        return tables(here, name, *args)
 
-    from chunkinfer.segmentation import running
-    running.run_pass = run_pass
+    Session.tables = killed
     found = ci.segment(affinities, sys.argv[1] + "/seg", block=(5, 5, 5), merge_size=20, progress=False)
     np.save(sys.argv[1] + "/labels.npy", found.labels.values)
 """

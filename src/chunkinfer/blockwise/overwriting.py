@@ -12,6 +12,9 @@ from chunkinfer.storage import Files
 
 logger = logging.getLogger("chunkinfer")
 
+MARK = "-overwriting"
+"""How the names of marks end."""
+
 
 @dataclass(frozen=True)
 class Overwriting:
@@ -27,7 +30,7 @@ class Overwriting:
     @property
     def mark(self) -> str:
         """Name of the file."""
-        return f"{self.name}-overwriting"
+        return f"{self.name}{MARK}"
 
     def goes_on(self) -> bool:
         """Whether this same call began what is there; then it says so."""

@@ -16,6 +16,7 @@ from chunkinfer.evaluation.passing import tables_of
 from chunkinfer.evaluation.tables import Columns
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import Box
+from chunkinfer.running import Where
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -114,7 +115,7 @@ def contact_sites(
     common = laid({"labels": labels_of(labels, "labels")}, block)
     with tables_of(
         Touching(common.parts[0]), "contacts", common.grid, common.about(),
-        url=url, overwrite=overwrite, client=client, progress=progress, events=events,
+        url, overwrite, Where(client, progress, events),
     ) as tables:  # fmt: skip
         table = CONTACTS.joined(tables)
     frame = common.frame

@@ -18,6 +18,7 @@ from chunkinfer.evaluation.report import Evaluation, parts_of
 from chunkinfer.evaluation.run_length import Nodes
 from chunkinfer.evaluation.skeletons import Skeletons
 from chunkinfer.events import Subscriber
+from chunkinfer.running import Where
 
 NO_NODES = np.zeros((0, 3), np.int64)
 
@@ -103,7 +104,7 @@ def evaluate(
     about = {**common.about(), "nodes": tokenize(nodes)}
     with tables_of(
         step, "evaluate", common.grid, about,
-        url=url, overwrite=overwrite, client=client, progress=progress, events=events,
+        url, overwrite, Where(client, progress, events),
     ) as tables:  # fmt: skip
         table = PAIRS.joined(tables) if truths else {}
         labels = labels_at(tables, len(nodes)) if traced is not None else None

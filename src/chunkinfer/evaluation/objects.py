@@ -18,6 +18,7 @@ from chunkinfer.evaluation.scoring import Parts
 from chunkinfer.evaluation.tables import Columns, lengths, starts
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import Box
+from chunkinfer.running import Where
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -160,7 +161,7 @@ def statistics(
     step = Measured(common.parts[0], common.parts[1] if image is not None else None)
     with tables_of(
         step, "statistics", common.grid, common.about(),
-        url=url, overwrite=overwrite, client=client, progress=progress, events=events,
+        url, overwrite, Where(client, progress, events),
     ) as tables:  # fmt: skip
         table = (SIZES if image is None else VALUES).joined(tables)
     kept = ~np.isin(table["label"], left_out)
@@ -245,7 +246,7 @@ def majority(
     step = Compared(common.parts[1], common.parts[0], np.zeros((0, 3), np.int64))
     with tables_of(
         step, "majority", common.grid, common.about(),
-        url=url, overwrite=overwrite, client=client, progress=progress, events=events,
+        url, overwrite, Where(client, progress, events),
     ) as tables:  # fmt: skip
         parts = Parts.of(PAIRS.joined(tables), "truth", "segment")
     share = (parts.voxels - parts.lost) / parts.voxels

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Lease, Overwriting, Reader, check_reads
+from chunkinfer.blockwise import Reader, check_reads
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
@@ -21,9 +21,11 @@ from chunkinfer.meshes.marching import March
 from chunkinfer.meshes.places import MESH, Place, place_of
 from chunkinfer.meshes.stitching import Stitch, buckets
 from chunkinfer.meshes.surfaces import require
-from chunkinfer.passes import check_finished, run_pass, to_npz
+from chunkinfer.passes import check_finished, to_npz
 from chunkinfer.planning.forms import per_axis
 from chunkinfer.reports import RunReport
+from chunkinfer.running import Where
+from chunkinfer.session import Session, session
 from chunkinfer.storage import Files, Ledger
 from chunkinfer.storage.files import FOLDER
 from chunkinfer.storage.placement import nanometres
@@ -153,9 +155,9 @@ def mesh(
         As for `save`.
     """
     run = _Meshing(as_volume(labels), url, ids, simplify, max_error, format, sharded, block)
-    with Lease(Files(run.place.url)) as lease:
-        run.settle(overwrite)
-        return run(client=client, progress=progress, events=events, lease=lease)
+    with session(run.place.url, Where(client, progress, events)) as here:
+        run.settle(here, overwrite)
+        return run(here)
 
 
 class _Meshing:
@@ -185,24 +187,23 @@ class _Meshing:
         chosen = None if self.ids is None else hashlib.blake2b(self.ids.tobytes(), digest_size=8).hexdigest()
         self.about = {"labels": source_of(volume).identity(), "ids": chosen}
         made = (format, sharded, self.simplify, self.max_error, self.voxel, self.offset, self.grid.sizes)
-        self.overwriting = Overwriting(Files(self.place.url), MESH, {**self.about, "made": made})
+        self.call = {**self.about, "made": made}
 
-    def settle(self, overwrite: bool) -> None:
-        """Make room, or find that an earlier run goes on; the caller holds the lease."""
-        if overwrite and not self.overwriting.goes_on():
-            self.place.clear()
-            self.overwriting.began()
+    def settle(self, here: Session, overwrite: bool) -> None:
+        """Make room, or find that an earlier run goes on."""
+        if overwrite:
+            here.overwrite(MESH, self.call, self.place.clear)
         if Ledger(Files(self.place.url, f"{FOLDER}/{MESH}-blocks")).header() is None:
             self.place.check_empty(cleared=overwrite)
 
-    def __call__(self, **how: Any) -> MeshReport:
+    def __call__(self, here: Session) -> MeshReport:
         """Do what is missing."""
         place, url = self.place, self.place.url
         source = self.volume.origin
         check_reads(source, self.grid.sample(), len(self.grid))
         surfaces, lists = place.kept("surfaces"), place.kept("lists")
         march = March(Reader(source, channels=False), self.grid, self.ids, surfaces)
-        tables, blocks = run_pass(url, f"{MESH}-blocks", self.grid, march, self.about, **how)
+        tables = here.tables(f"{MESH}-blocks", self.grid, march, self.about)
 
         rows, shard_bits, minishard_bits = buckets(tables, self.sharded)
         sharding = formats.sharding(shard_bits, minishard_bits) if self.sharded else None
@@ -218,20 +219,18 @@ class _Meshing:
         if Ledger(Files(url, f"{FOLDER}/{name}")).header() is None:
             for number, row in enumerate(rows):
                 lists.write(f"{number}.npz", to_npz(row))
-        made, report = run_pass(url, name, grid, stitch, settings, **how)
+        found = list(here.tables(name, grid, stitch, settings))
 
-        how["lease"].check()
+        here.lease.check()
         place.announce(formats.info(self.format, sharding))
         for files in (surfaces, lists):
             files.delete_many(files.list())
-        self.overwriting.ended()
-        found = list(made)
         objects = {column: np.concatenate([table[column] for table in found]) for column in COLUMNS} if found else {
             column: np.zeros(0, np.int64) for column in COLUMNS
         }  # fmt: skip
         order = np.argsort(objects["label"])
         objects = {column: values[order] for column, values in objects.items()}
-        return MeshReport(place.folder.url, self.format, objects, blocks, report)
+        return MeshReport(place.folder.url, self.format, objects, here.reports[f"{MESH}-blocks"], here.reports[name])
 
 
 def _block(volume: Volume) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Lease, Overwriting, PassHeader, Payload, RunHeader, Store, copy_blocks, differences
+from chunkinfer.blockwise import PassHeader, Payload, RunHeader, Store, copy_blocks, differences
 from chunkinfer.blockwise.stages import stage
 from chunkinfer.blockwise.storing import Coarser
 from chunkinfer.errors import DestinationError, SettingsDiffer
@@ -20,7 +20,8 @@ from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kernel import cores
 from chunkinfer.pyramids.planning import Finest, Pass, Pyramid, method_of, plan_pyramid
 from chunkinfer.reports import RunReport, versions
-from chunkinfer.running import Run
+from chunkinfer.running import Run, Where
+from chunkinfer.session import Session, session
 from chunkinfer.storage import Files, Ledger, Source
 from chunkinfer.storage.downsampling import downsample, downsampled_shape
 from chunkinfer.storage.erasing import PLAN, erase_below, planned_paths
@@ -89,11 +90,12 @@ def pyramid(
         As for `save`.
     """
     image = open_image(url, missing)
-    with Lease(Files(image.url)) as lease:
-        plan = settle(image, levels, method, factors, overwrite)
-        report = build(image, plan, lease, client, progress, events)
-        _overwriting(image, plan).ended()
-        return report
+    with session(image.url, Where(client, progress, events)) as here:
+        if overwrite:
+            plan = _anew(image, _planned(image, levels, method, factors), here)
+        else:
+            plan = settle(image, levels, method, factors)
+        return build(image, plan, here)
 
 
 # What is to be done
@@ -108,7 +110,18 @@ def finest_of(image: Image) -> Finest:
     )  # fmt: skip
 
 
-def settle(image: Image, levels: int | None, method: str, factors: Any, overwrite: bool) -> Pyramid:
+def _anew(image: Image, asked: Pyramid, here: Session) -> Pyramid:
+    """The plan of a pyramid that replaces the one that is there."""
+    _refuse_unfinished(image.url)
+
+    def clear() -> None:
+        forget(image)
+        write_plan(image, asked)
+
+    return read_plan(image) or asked if here.overwrite("pyramid", _about(asked), clear) else asked
+
+
+def settle(image: Image, levels: int | None, method: str, factors: Any) -> Pyramid:
     """The plan of an image's pyramid: the one that was begun, or a new one. The caller holds the lease.
 
     Raises
@@ -117,14 +130,6 @@ def settle(image: Image, levels: int | None, method: str, factors: Any, overwrit
         As for `pyramid`.
     """
     _refuse_unfinished(image.url)
-    if overwrite:
-        asked = _planned(image, levels, method, factors)
-        if (mark := _overwriting(image, asked)).goes_on():
-            return read_plan(image) or asked
-        forget(image)
-        write_plan(image, asked)
-        mark.began()
-        return asked
     stored = read_plan(image)
     if stored is not None:
         _refuse_replaced(image, stored)
@@ -155,10 +160,6 @@ def settle(image: Image, levels: int | None, method: str, factors: Any, overwrit
     forget(image)
     write_plan(image, asked)
     return asked
-
-
-def _overwriting(image: Image, plan: Pyramid) -> Overwriting:
-    return Overwriting(Files(image.url), "pyramid", _about(plan))
 
 
 def _planned(image: Image, levels: int | None, method: str, factors: Any) -> Pyramid:
@@ -254,18 +255,15 @@ def coarser(image: Image, plan: Pyramid, first: int, count: int) -> tuple[Coarse
 def build(
     image: Image,
     plan: Pyramid,
-    lease: Lease,
-    client: Any,
-    progress: bool | None,
-    events: Sequence[Subscriber] = (),
+    here: Session,
 ) -> RunReport:
     """Compute the levels that are not written with the finest one, and announce all."""
     reports = []
     if plan.with_finest:
         image.announce(plan.levels[: plan.with_finest], plan.method)
     for each in plan.passes:
-        reports.append(_run_of(image, plan, each)(client, progress, events, lease))
-        lease.check()
+        reports.append(here.run(_run_of(image, plan, each)))
+        here.lease.check()
         image.announce(plan.levels[: each.first - 1 + each.count], plan.method)
     return _together(image.url, reports)
 

@@ -15,6 +15,7 @@ from chunkinfer.events import Subscriber
 from chunkinfer.geometry import Box
 from chunkinfer.kinds import in_three_axes
 from chunkinfer.passes import Table
+from chunkinfer.running import Where
 from chunkinfer.segmentation.components import Components, components_join, components_step
 from chunkinfer.segmentation.graph import Labels
 from chunkinfer.segmentation.joining import Renames
@@ -85,7 +86,7 @@ def connected_components(
     cut = Connects(found.space_shape, connectivity, many)
     about = {"connectivity": connectivity, "multilabel": many}
     call = {**about, "block": block}
-    with passes_in(url, found, call, overwrite=overwrite, client=client, progress=progress, events=events) as passes:
+    with passes_in(url, found, call, overwrite, Where(client, progress, events)) as passes:
         blocks, fragments = passes.cut("components", cut, about, block)
         tree = Tree(blocks.grid.counts)
         joins = JoinsComponents(found.space_shape, connectivity)

@@ -14,15 +14,16 @@ import numpy as np
 from dask.array.overlap import ensure_minimum_chunksize, overlap
 from dask.base import tokenize
 
-from chunkinfer.blockwise import Lease, Overwriting, as_declared, check_reads, must_exchange
+from chunkinfer.blockwise import as_declared, check_reads, must_exchange
+from chunkinfer.blockwise.overwriting import MARK
 from chunkinfer.errors import PlanError, VolumeError
-from chunkinfer.events import Subscriber
 from chunkinfer.geometry import BlockGrid
-from chunkinfer.passes import Step, Tables, check_finished, run_pass, temporary_folder
+from chunkinfer.passes import Step, Tables, check_finished, temporary_folder
 from chunkinfer.planning.layout import choose_layout
-from chunkinfer.reports import RunReport
+from chunkinfer.running import Where
 from chunkinfer.segmentation.fragments import Cut, Fragments, Seen
 from chunkinfer.segmentation.reducing import Down, Joins, Tree, Up
+from chunkinfer.session import Session, session
 from chunkinfer.storage import Destination, Files, Ledger, create, default_chunks, locate, open_destination
 from chunkinfer.storage.erasing import check_room, delete_keys, make_room
 from chunkinfer.storage.files import FOLDER, LEASE
@@ -39,11 +40,11 @@ _temporary = list[TemporaryDirectory[str]]()
 
 
 class Passes:
-    """The passes of one segmentation, in a folder whose lease this process holds."""
+    """The passes of one segmentation."""
 
-    def __init__(self, place: str, volume: Volume, overwrite: bool, **how: Any) -> None:
-        self.place, self.volume, self.overwrite, self.how = place, volume, overwrite, how
-        self.reports = dict[str, RunReport]()
+    def __init__(self, here: Session, volume: Volume, overwrite: bool) -> None:
+        self.here, self.volume, self.overwrite = here, volume, overwrite
+        self.place, self.reports = here.url, here.reports
         self.made = list[str]()
         """Arrays that were created."""
 
@@ -69,14 +70,14 @@ class Passes:
             check_reads(origin, [step.box(box) for box in grid.sample()], len(grid))
         tables, fragments = Tables(self.place, name, grid), self._destination(name, grid)
         store = Fragments(fragments, tables, cut, blocks)
-        self._pass(name, grid, step, {"volume": source_of(volume).identity(), **about}, store)
+        self.here.tables(name, grid, step, {"volume": source_of(volume).identity(), **about}, store)
         return tables, fragments
 
     def up(self, tree: Tree, blocks: Tables, joins: Joins) -> list[Tables]:
         """Join the tables of blocks, level by level. Their names tell what joined them."""
         found, about = [blocks], tokenize(joins)[:8]
         for level, grid in enumerate(tree.levels):
-            found.append(self._pass(f"up-{level + 1}-{about}", grid, Up(tree, level, found[-1], joins), {}))
+            found.append(self.over(f"up-{level + 1}-{about}", grid, Up(tree, level, found[-1], joins), {}))
         return found[1:]
 
     def down(self, tree: Tree, blocks: Tables, up: Sequence[Tables], joins: Joins) -> list[Tables]:
@@ -85,16 +86,16 @@ class Passes:
         for level in reversed(range(len(tree.levels))):
             above = found[-1] if found else None
             step = Down(tree, level, up[level - 1] if level else blocks, up[level], above, joins)
-            found.append(self._pass(f"down-{level + 1}-{about}", tree.levels[level], step, {}))
+            found.append(self.over(f"down-{level + 1}-{about}", tree.levels[level], step, {}))
         return found[::-1]
 
     def over(self, name: str, grid: BlockGrid, step: Step, about: Mapping[str, Any]) -> Tables:
         """A pass that leaves tables only."""
-        return self._pass(name, grid, step, about)
+        return self.here.tables(name, grid, step, about)
 
     def once(self, name: str, step: Step) -> Tables:
         """A pass over the volume as a whole."""
-        return self._pass(name, ONE, step, {})
+        return self.over(name, ONE, step, {})
 
     def undo(self) -> None:
         """Delete what was written in a folder that had nothing of the kind."""
@@ -103,10 +104,6 @@ class Passes:
             Files(url).tidy()
         names = [name for name in Files(self.place).list() if name != LEASE]
         delete_keys(locate(self.place), [f"{FOLDER}/{name}" for name in names])
-
-    def _pass(self, name: str, grid: BlockGrid, step: Any, header: Mapping[str, Any], store: Any = None) -> Tables:
-        tables, self.reports[name] = run_pass(self.place, name, grid, step, header, store=store, **self.how)
-        return tables
 
     def _exchanged(self, cut: Cut, block: Sequence[int] | None) -> tuple[BlockGrid, da.Array]:
         """Blocks with what they need around them, out of blocks that are computed once."""
@@ -150,11 +147,8 @@ def passes_in(
     url: str | os.PathLike[str] | None,
     volume: Volume,
     call: Mapping[str, Any],
-    *,
     overwrite: bool,
-    client: Any,
-    progress: bool | None,
-    events: Sequence[Subscriber],
+    where: Where,
 ) -> Iterator[Passes]:
     """The passes in a folder, a temporary one where there is none; nobody else writes there meanwhile.
 
@@ -163,23 +157,21 @@ def passes_in(
     """
     check_finished(volume)
     if url is None:
-        _temporary.append(temporary_folder(client))
+        _temporary.append(temporary_folder(where.client))
     place = _temporary[-1].name if url is None else locate(url).url
-    with Lease(Files(place)) as lease:
+    with session(place, where) as here:
         files = Files(place)
-        overwriting = Overwriting(files, "passes", {"volume": source_of(volume).identity(), **call})
-        begun = [name for name in files.list() if name not in (LEASE, overwriting.mark)]
-        if overwrite and not overwriting.goes_on():
-            files.delete_many(begun)
-            overwriting.began()
-        passes = Passes(place, volume, overwrite, lease=lease, client=client, progress=progress, events=events)
+        begun = [name for name in files.list() if name not in (LEASE, f"passes{MARK}")]
+        if overwrite:
+            asked = {"volume": source_of(volume).identity(), **call}
+            here.overwrite("passes", asked, lambda: files.delete_many(begun))
+        passes = Passes(here, volume, overwrite)
         try:
             yield passes
         except VolumeError:
             if overwrite or not begun:
                 passes.undo()
             raise
-        overwriting.ended()
 
 
 def block_of(volume: Volume) -> list[int]:

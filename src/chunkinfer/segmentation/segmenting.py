@@ -28,6 +28,7 @@ from chunkinfer.geometry import Box
 from chunkinfer.kinds import in_three_axes, refuse_picture_for_affinities
 from chunkinfer.masking import resolve_mask
 from chunkinfer.passes import Table, Tables
+from chunkinfer.running import Where
 from chunkinfer.segmentation.edges import Edges
 from chunkinfer.segmentation.fragments import Watershed
 from chunkinfer.segmentation.graph import SCALE
@@ -135,7 +136,7 @@ def segment(
     }  # fmt: skip
     rows = _rows(seeds, shape)
     call = {**about, "block": block}
-    with passes_in(url, volume, call, overwrite=overwrite, client=client, progress=progress, events=events) as passes:
+    with passes_in(url, volume, call, overwrite, Where(client, progress, events)) as passes:
         blocks, fragments = passes.cut("fragments", Watershed(shape, edges, low, high, laid), about, block)
         tree = Tree(blocks.grid.counts)
         sown = passes.once(f"seeds-{tokenize(rows)[:8]}", Sown(blocks, fragments, rows)) if rows else None

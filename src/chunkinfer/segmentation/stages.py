@@ -20,6 +20,7 @@ from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.kinds import as_labels, in_three_axes, refuse_picture_for_affinities, refuse_picture_for_labels
 from chunkinfer.operators.lazy import Declared, opened, voxelwise
 from chunkinfer.passes import Table, Tables, check_finished
+from chunkinfer.running import Where
 from chunkinfer.segmentation import agglomerating, graph
 from chunkinfer.segmentation.edges import Edges
 from chunkinfer.segmentation.fragments import around
@@ -123,14 +124,13 @@ def region_graph(
     edges = Edges.of(weights.array.shape[0] if weights.channels else 0, order, sign)
     contacts = Contacts(found.origin, weights.origin, weights.channels, edges, shape)
     grid = BlockGrid.regular(shape, block_of(weights))
-    how = {"overwrite": overwrite, "client": client, "progress": progress, "events": events}
     about = {
         "labels": source_of(found).identity(),
         "affinities": source_of(weights).identity(),
         "edges": [edges.kind, order, sign],
         "scale": SCALE,
     }
-    with passes_in(url, found, about, **how) as passes:
+    with passes_in(url, found, about, overwrite, Where(client, progress, events)) as passes:
         tables = passes.over("contacts", grid, contacts, about)
         return Graph.joined(Graph.from_arrays(table) for table in tables)
 
@@ -230,8 +230,8 @@ class Sizes:
 def _sizes(labels: Any, url: Any, **how: Any) -> tuple[Labels, NDArray[np.int64]]:
     """All labels but 0, ascending, and their voxels."""
     found = _labels(labels)
-    how = {"overwrite": False, "client": None, "progress": None, "events": (), **how}
-    with passes_in(url, found, {}, **how) as passes:
+    overwrite = how.pop("overwrite", False)
+    with passes_in(url, found, {}, overwrite, Where(**how)) as passes:
         grid = BlockGrid.regular(found.space_shape, block_of(found))
         tables: Tables = passes.over("sizes", grid, Sizes(found.origin), {"labels": source_of(found).identity()})
         parts = list(tables)
