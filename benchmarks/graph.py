@@ -22,7 +22,7 @@ import torch
 import chunkinfer as ci
 from chunkinfer.blockwise import Payload, Store, Windows, store_blocks
 from chunkinfer.geometry import BlockGrid
-from chunkinfer.storage import create
+from chunkinfer.storage import ArraySpec, create
 
 BLOCK = 16
 """Voxels along each axis of a block; the numbers do not depend on it."""
@@ -44,14 +44,16 @@ def measure(side: int, exchange: bool, folder: Path) -> dict[str, float]:
         "format": "zarr3", "voxel_size": dict.fromkeys(dims, 8.0), "unit": "nm", "offset": dict.fromkeys(dims, 0)
     }  # fmt: skip
     url = str(folder / f"volume-{side}-{exchange}.zarr")
-    create(url, shape=shape, dtype="uint8", dims=dims, chunks=(64,) * 3, shards=None, **common)
+    create(url, ArraySpec(shape=shape, dtype="uint8", dims=dims, chunks=(64,) * 3, shards=None, **common))
     volume = ci.open_volume(url, missing="fill")
     model = torch.nn.Conv3d(1, 1, 3, padding=1).eval()
     ci.plan(volume, model)  # what imports and the first trace cost is no part of the graph's
     destination = create(
-        str(folder / f"output-{side}-{exchange}.zarr"), shape=(1, *shape), dtype="float32", dims=("c", *dims),
-        chunks=(1, *(BLOCK,) * 3), shards=None, **common,
-    )  # fmt: skip
+        str(folder / f"output-{side}-{exchange}.zarr"),
+        ArraySpec(
+            shape=(1, *shape), dtype="float32", dims=("c", *dims), chunks=(1, *(BLOCK,) * 3), shards=None, **common
+        ),
+    )
     client = Mock()
     client.scheduler_info.return_value = {"workers": {f"w{i}": {"nthreads": THREADS} for i in range(WORKERS)}}
 

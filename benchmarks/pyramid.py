@@ -47,7 +47,7 @@ from distributed import Client
 from chunkinfer.kernel.allocator import ENVIRONMENT
 from chunkinfer.pyramids import pyramid
 from chunkinfer.saving import save
-from chunkinfer.storage import create, open_source
+from chunkinfer.storage import ArraySpec, create, open_source
 from chunkinfer.storage.downsampling import downsample
 from chunkinfer.volume import open_volume
 
@@ -189,9 +189,18 @@ def saving(source: Path, url: str, encoding: str, levels: int, client: Client) -
 
 def stored(array: np.ndarray, url: Path, encoding: str = "raw") -> None:
     whole = create(
-        url, format="precomputed", shape=array.shape, dtype=array.dtype, dims="zyx", chunks=(CHUNK,) * 3,
-        encoding=encoding, voxel_size=dict.fromkeys("zyx", 8), unit="nm",
-    )  # fmt: skip
+        url,
+        ArraySpec(
+            format="precomputed",
+            shape=array.shape,
+            dtype=array.dtype,
+            dims="zyx",
+            chunks=(CHUNK,) * 3,
+            encoding=encoding,
+            voxel_size=dict.fromkeys("zyx", 8),
+            unit="nm",
+        ),
+    )
     whole.write(tuple(slice(0, n) for n in array.shape), array)
 
 

@@ -40,7 +40,7 @@ from chunkinfer.errors import (
     UntrustedModel,
     VolumeError,
 )
-from chunkinfer.storage import create
+from chunkinfer.storage import ArraySpec, create
 from nets import EXACT, Entry, UNet
 
 Array = np.ndarray[Any, Any]
@@ -325,7 +325,7 @@ def test_a_model_file_is_known_by_its_content_not_by_its_name(tmp_path: Path) ->
 
 def stored(path: Path, **changes: Any) -> Path:
     given = {"shape": V.shape, "dtype": "f4", "dims": "zyx", "chunks": (16, 10, 12)} | changes
-    target = create(path, **given)
+    target = create(path, ArraySpec(**given))
     for y in (0, 10):
         for x in (0, 12):
             target.write(np.s_[0:16, y : y + 10, x : x + 12], V[:, y : y + 10, x : x + 12].astype(given["dtype"]))

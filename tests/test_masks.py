@@ -23,7 +23,7 @@ from chunkinfer.blockwise.masks import Mask
 from chunkinfer.errors import VolumeError
 from chunkinfer.geometry import BlockGrid, Box
 from chunkinfer.masking import resolve_mask, whole_factor
-from chunkinfer.storage import create
+from chunkinfer.storage import ArraySpec, create
 from chunkinfer.volume import Frame, as_volume
 
 Array = np.ndarray[Any, Any]
@@ -176,9 +176,17 @@ def test_a_stored_mask_travels_small_and_reads_what_it_needs(tmp_path: Path) -> 
 def test_only_the_part_under_a_box_is_read(tmp_path: Path) -> None:
     # Stored without most of its chunks: reading one of those is an error.
     target = create(
-        tmp_path / "mask.zarr", shape=(64, 64), dtype="u1", dims="yx", chunks=(8, 8), unit="nm",
-        voxel_size={"y": 8, "x": 8}, offset={"y": 0, "x": 0},
-    )  # fmt: skip
+        tmp_path / "mask.zarr",
+        ArraySpec(
+            shape=(64, 64),
+            dtype="u1",
+            dims="yx",
+            chunks=(8, 8),
+            unit="nm",
+            voxel_size={"y": 8, "x": 8},
+            offset={"y": 0, "x": 0},
+        ),
+    )
     target.write(np.s_[8:16, 16:24], np.eye(8, dtype="u1"))
     mask = resolved(str(tmp_path / "mask.zarr"), placed(da.zeros((512, 512)), 1))
     np.testing.assert_array_equal(mask(Box((64, 128), (128, 192))), np.eye(8, dtype=bool).repeat(8, 0).repeat(8, 1))

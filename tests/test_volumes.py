@@ -23,7 +23,7 @@ from chunkinfer.blockwise import must_exchange, origin_of
 from chunkinfer.errors import PlanError, VolumeError
 from chunkinfer.geometry import Box
 from chunkinfer.models.trace import Trace, trace
-from chunkinfer.storage import Source, create
+from chunkinfer.storage import ArraySpec, Source, create
 from chunkinfer.volume import as_volume
 from nets import EXACT, Entry, UNet
 from whole import whole
@@ -69,9 +69,17 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zarr of chunks that fit nothing, at a negative origin."""
     path = tmp_path_factory.mktemp("volumes") / "em.zarr"
     target = create(
-        path, shape=SHAPE, dtype="f4", dims="zyx", chunks=(7, 16, 20), unit="nm",
-        voxel_size=dict(zip("zyx", VOXEL, strict=True)), offset=dict(zip("zyx", ORIGIN, strict=True)),
-    )  # fmt: skip
+        path,
+        ArraySpec(
+            shape=SHAPE,
+            dtype="f4",
+            dims="zyx",
+            chunks=(7, 16, 20),
+            unit="nm",
+            voxel_size=dict(zip("zyx", VOXEL, strict=True)),
+            offset=dict(zip("zyx", ORIGIN, strict=True)),
+        ),
+    )
     data = voxels()
     for z in range(0, SHAPE[0], 7):
         for y in range(0, SHAPE[1], 16):

@@ -52,6 +52,7 @@ from chunkinfer.reports import RunReport, versions
 from chunkinfer.running import Run, Where
 from chunkinfer.session import Session, session
 from chunkinfer.storage import (
+    ArraySpec,
     Files,
     Ledger,
     Source,
@@ -64,7 +65,7 @@ from chunkinfer.storage import (
     refuse_file,
     write_unit,
 )
-from chunkinfer.storage.creating import rehearsed
+from chunkinfer.storage.creating import dry_run
 from chunkinfer.storage.erasing import check_room
 from chunkinfer.storage.levels import open_image
 from chunkinfer.storage.single_files import refuse_file_name
@@ -183,7 +184,7 @@ def check_save(array: Any, url: Any, *, pyramid: bool | int = False, overwrite: 
     """
     run = _Saving(_as_volume(array), url, {k: v for k, v in asked.items() if v is not None}, pyramid)
     run.settle_anew()
-    rehearsed(url, **run.wanted())
+    dry_run(url, run.wanted())
     if overwrite or run.ledger.header() is None:
         check_room(locate(url), overwrite)
 
@@ -292,7 +293,7 @@ class _Saving:
             except SourceNotFound:
                 # The array was deleted: what the ledger lists is forgotten before another one looks finished.
                 self.ledger.begin(self.header.to_json())
-        self.destination = create(self.url, overwrite=overwrite, **self.wanted())
+        self.destination = create(self.url, self.wanted(), overwrite)
         if self.pyramid is not None:
             image = open_image(_plain(self.url))
             write_plan(image, self.pyramid)
@@ -375,8 +376,8 @@ class _Saving:
             ["start anew: save(array, url, overwrite=True)", "store beside it: choose another URL"],
         )
 
-    def wanted(self) -> dict[str, Any]:
-        """What the destination is created by, besides its URL."""
+    def wanted(self) -> ArraySpec:
+        """The array that the destination is."""
         frame = self.volume.frame
         attributes = dict(self.volume.attrs)
         if networks := self._facts():  # what was stored here comes from; the attribute "source" is of the reader
@@ -387,20 +388,20 @@ class _Saving:
         attributes.pop("source", None)
         if self.volume.channel is not None:
             attributes["channel_names"] = [str(c) for c in self.volume.channel]
-        return {
-            "format": self.format,
-            "shape": self.array.shape,
-            "dtype": self.array.dtype,
-            "dims": self.volume.dims,
-            "chunks": self.layout.chunks,
-            "shards": self.layout.shards or None,
-            "voxel_size": frame.voxel_size,
-            "unit": frame.unit,
-            "offset": {d: int(o) if float(o).is_integer() else o for d, o in frame.origin.items()},
-            "encoding": self.asked.get("encoding"),
-            "compression": self.asked.get("compression"),
-            "attributes": attributes,
-        }
+        return ArraySpec(
+            format=self.format,
+            shape=self.array.shape,
+            dtype=self.array.dtype,
+            dims=self.volume.dims,
+            chunks=self.layout.chunks,
+            shards=self.layout.shards or None,
+            voxel_size=frame.voxel_size,
+            unit=frame.unit,
+            offset={d: int(o) if float(o).is_integer() else o for d, o in frame.origin.items()},
+            encoding=self.asked.get("encoding"),
+            compression=self.asked.get("compression"),
+            attributes=attributes,
+        )
 
     def _header(self) -> RunHeader:
         """What this run is: equal headers give equal bits in equal places."""

@@ -16,7 +16,7 @@ from distributed import Client
 
 import chunkinfer as ci
 from chunkinfer.errors import MissingChunk, MissingExtra, SourceError
-from chunkinfer.storage import create
+from chunkinfer.storage import ArraySpec, create
 from exchange import foreign
 from exchange.cases import ROWS, Row, about, array_of, differences, expected, read_here, write
 from exchange.page import page
@@ -145,7 +145,7 @@ def test_n5_in_the_words_of_each_reader(tmp_path: Path, dims: str) -> None:
     """Neuroglancer and tensorstore: axes, units, resolution, no angstrom; Fiji: pixelResolution, first axis first."""
     shape = (2, 5, 6, 7)[-len(dims) :]
     place: dict[str, Any] = {"voxel_size": {"z": 25, "y": 2.5, "x": 5}, "offset": {"z": -3}}
-    create(tmp_path / "v", format="n5", shape=shape, dtype="u1", dims=dims, unit="angstrom", **place)
+    create(tmp_path / "v", ArraySpec(format="n5", shape=shape, dtype="u1", dims=dims, unit="angstrom", **place))
     meta = json.loads((tmp_path / "v" / "attributes.json").read_text())
     rest = [1.0] * (len(dims) - 3)
     assert meta["pixelResolution"] == {"dimensions": [0.5, 0.25, 2.5, *rest], "unit": "nm"}
@@ -156,14 +156,16 @@ def test_n5_in_the_words_of_each_reader(tmp_path: Path, dims: str) -> None:
         "nm",
         -7.5,
     )
-    create(tmp_path / "w", format="n5", shape=shape, dtype="u1", dims=dims)
+    create(tmp_path / "w", ArraySpec(format="n5", shape=shape, dtype="u1", dims=dims))
     assert "pixelResolution" not in json.loads((tmp_path / "w" / "attributes.json").read_text())
 
 
 def test_cloud_volume_reads_where_a_volume_comes_from(tmp_path: Path) -> None:
     pytest.importorskip("cloudvolume")
     made_by = {"provenance": {"input": {"url": "gs://bucket/em"}, "steps": ["normalize"]}}
-    out = create(tmp_path / "v", format="precomputed", shape=(8, 8, 8), dtype="u1", dims="zyx", attributes=made_by)
+    out = create(
+        tmp_path / "v", ArraySpec(format="precomputed", shape=(8, 8, 8), dtype="u1", dims="zyx", attributes=made_by)
+    )
     out.write((slice(0, 8),) * 3, np.ones((8, 8, 8), "u1"))
     told = foreign.cloud_volume_reads(tmp_path / "v", "precomputed", 0)
     assert told["made_by"] == ["chunkinfer"]
@@ -185,10 +187,18 @@ def test_ome_zarr_is_valid(tmp_path: Path, format: str, dims: str, dtype: str, u
     pytest.importorskip("yaozarrs")
     shape = tuple({"t": 3, "c": 2}.get(d, 11) for d in dims)
     out = create(
-        tmp_path / "v", format=format, shape=shape, dtype=dtype, dims=dims, unit=unit,
-        chunks=[{"t": 1, "c": 2}.get(d, 4) for d in dims], voxel_size={d: 2.5 for d in dims if d in "zyx"},
-        attributes={"channel_names": ["a", "b"]} if "c" in dims else None,
-    )  # fmt: skip
+        tmp_path / "v",
+        ArraySpec(
+            format=format,
+            shape=shape,
+            dtype=dtype,
+            dims=dims,
+            unit=unit,
+            chunks=[{"t": 1, "c": 2}.get(d, 4) for d in dims],
+            voxel_size={d: 2.5 for d in dims if d in "zyx"},
+            attributes={"channel_names": ["a", "b"]} if "c" in dims else None,
+        ),
+    )
     out.write(tuple(slice(0, n) for n in shape), np.ones(shape, dtype))
     ci.pyramid(tmp_path / "v", levels=1, progress=False)
     assert foreign.yaozarrs_validates(tmp_path / "v", format, 0) == {}
@@ -197,7 +207,7 @@ def test_ome_zarr_is_valid(tmp_path: Path, format: str, dims: str, dtype: str, u
 @pytest.mark.parametrize("format", ["ome-zarr", "ome-zarr-0.4"])
 def test_the_validator_can_say_no(tmp_path: Path, format: str) -> None:
     yaozarrs = pytest.importorskip("yaozarrs._storage")
-    create(tmp_path / "v", format=format, shape=(8, 8), dtype="u1", dims="yx", unit="um")
+    create(tmp_path / "v", ArraySpec(format=format, shape=(8, 8), dtype="u1", dims="yx", unit="um"))
     name = "zarr.json" if format == "ome-zarr" else ".zattrs"
     text = (tmp_path / "v" / name).read_text()
     (tmp_path / "v" / name).write_text(text.replace('"path": "0"', '"path": "1"'))

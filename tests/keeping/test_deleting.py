@@ -17,7 +17,7 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError, OutputInUse, SourceError, SourceNotFound
-from chunkinfer.storage import Files, Ledger, create
+from chunkinfer.storage import ArraySpec, Files, Ledger, create
 from keeping.conftest import IMAGE, PLACE, do
 from storage.crashing import a_crash_after
 from storage.holding import Holder
@@ -153,8 +153,8 @@ def test_a_note_of_a_deletion_that_nobody_wrote_deletes_nothing(said: Any) -> No
     for attempt in (
         lambda: ci.delete("out"),
         lambda: ci.delete("out", leftovers=True),
-        lambda: create("out", shape=(4, 4), dtype="u1", dims="yx"),
-        lambda: create("out", shape=(4, 4), dtype="u1", dims="yx", overwrite=True),
+        lambda: create("out", ArraySpec(shape=(4, 4), dtype="u1", dims="yx")),
+        lambda: create("out", ArraySpec(shape=(4, 4), dtype="u1", dims="yx"), overwrite=True),
     ):
         with pytest.raises(DestinationError, match="not what a deletion writes down"):
             attempt()

@@ -25,7 +25,7 @@ from chunkinfer.errors import PlanError
 from chunkinfer.models.activations import forward_pass
 from chunkinfer.planning.costs import estimate
 from chunkinfer.planning.speed import Speed, time_kernels
-from chunkinfer.storage import create, store
+from chunkinfer.storage import ArraySpec, create, store
 from nets import Entry, UNet
 
 V = np.random.default_rng(0).integers(0, 255, (60, 52, 72), dtype="u1")
@@ -40,9 +40,16 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stored(path: Path, chunk: int, shard: int | None) -> str:
     array = create(
-        path, format="zarr3", shape=V.shape, dtype="u1", dims="zyx", chunks=(chunk,) * 3,
-        shards=(shard,) * 3 if shard else None,
-    )  # fmt: skip
+        path,
+        ArraySpec(
+            format="zarr3",
+            shape=V.shape,
+            dtype="u1",
+            dims="zyx",
+            chunks=(chunk,) * 3,
+            shards=(shard,) * 3 if shard else None,
+        ),
+    )
     unit = shard or chunk
     for corner in product(*(range(0, n, unit) for n in V.shape)):
         box = tuple(slice(a, min(a + unit, n)) for a, n in zip(corner, V.shape, strict=True))

@@ -12,7 +12,7 @@ import tensorstore as ts
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import create, open_destination, open_source
+from chunkinfer.storage import ArraySpec, create, open_destination, open_source
 from storage.filling import fill
 
 ARRAY = np.random.default_rng(0).integers(0, 2**16, (3, 20, 24, 28), dtype="u2")
@@ -25,7 +25,7 @@ def test_a_dataset(tmp_path: Path, compression: str | None) -> None:
     array = ARRAY.copy()
     array[:, :8, :8, :8] = 0  # stored all the same: an absent chunk means an unfinished write
     names = {"channel_names": ["a", "b", "c"]}
-    fill(create(tmp_path / "o", **MADE, **PLACE, compression=compression, attributes=names), array)
+    fill(create(tmp_path / "o", ArraySpec(**MADE, **PLACE, compression=compression, attributes=names)), array)
     theirs = ts.open({"driver": "n5", "kvstore": f"file://{tmp_path / 'o'}"}).result()
     np.testing.assert_array_equal(theirs.read().result().T, array)
     assert theirs.domain.labels == ("x", "y", "z", "c")
@@ -39,11 +39,11 @@ def test_a_dataset(tmp_path: Path, compression: str | None) -> None:
 
 
 def test_overwriting(tmp_path: Path) -> None:
-    fill(create(tmp_path / "o", **MADE), ARRAY)
+    fill(create(tmp_path / "o", ArraySpec(**MADE)), ARRAY)
     (tmp_path / "o" / "notes.txt").write_text("mine")
     with pytest.raises(DestinationError, match="holds an array already"):
-        create(tmp_path / "o", **MADE)
-    create(tmp_path / "o", **{**MADE, "format": "zarr3"}, overwrite=True)
+        create(tmp_path / "o", ArraySpec(**MADE))
+    create(tmp_path / "o", ArraySpec(**{**MADE, "format": "zarr3"}), overwrite=True)
     assert {p.name for p in (tmp_path / "o").iterdir()} - {".chunkinfer"} == {"zarr.json", "notes.txt"}
 
 
@@ -58,7 +58,7 @@ REFUSED = [
 @pytest.mark.parametrize(("change", "message"), REFUSED)
 def test_what_the_format_cannot_hold(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(DestinationError, match=message):
-        create(tmp_path / "o", **{**MADE, **change})
+        create(tmp_path / "o", ArraySpec(**{**MADE, **change}))
     assert not (tmp_path / "o").exists()
 
 

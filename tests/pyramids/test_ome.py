@@ -12,7 +12,7 @@ import zarr
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import create, guess_format, open_destination, open_source
+from chunkinfer.storage import ArraySpec, create, guess_format, open_destination, open_source
 from chunkinfer.storage import ome as ome_metadata
 from storage.filling import fill
 
@@ -25,7 +25,7 @@ MADE: dict[str, Any] = {
 
 @pytest.mark.parametrize("format", ["ome-zarr", "ome-zarr-0.4"])
 def test_one_level(tmp_path: Path, format: str) -> None:
-    fill(create(tmp_path / "o", format=format, **MADE), ARRAY)
+    fill(create(tmp_path / "o", ArraySpec(format=format, **MADE)), ARRAY)
     again = open_destination(f"{format}://{tmp_path / 'o'}")
     np.testing.assert_array_equal(again[:], ARRAY)
     source = open_source(tmp_path / "o")
@@ -34,15 +34,15 @@ def test_one_level(tmp_path: Path, format: str) -> None:
     assert source.offset == {"z": -3, "y": 0, "x": 0}
     np.testing.assert_array_equal(zarr.open_group(str(tmp_path / "o"), mode="r")["0"][:], ARRAY)
     with pytest.raises(DestinationError, match="holds an array already"):
-        create(tmp_path / "o", format=format, **MADE)
+        create(tmp_path / "o", ArraySpec(format=format, **MADE))
 
 
 @pytest.mark.parametrize("old", ["ome-zarr", "ome-zarr-0.4", "precomputed", "zarr2"])
 @pytest.mark.parametrize("new", ["ome-zarr", "ome-zarr-0.4", "precomputed", "zarr3"])
 def test_overwriting_leaves_what_is_not_the_image(tmp_path: Path, old: str, new: str) -> None:
-    fill(create(tmp_path / "o", format=old, **MADE), ARRAY)
+    fill(create(tmp_path / "o", ArraySpec(format=old, **MADE)), ARRAY)
     (tmp_path / "o" / "notes.txt").write_text("mine")
-    create(tmp_path / "o", format=new, **MADE, overwrite=True)
+    create(tmp_path / "o", ArraySpec(format=new, **MADE), overwrite=True)
     left = {str(p.relative_to(tmp_path / "o")) for p in (tmp_path / "o").rglob("*") if p.is_file()}
     made = {
         "ome-zarr": {"zarr.json", "0/zarr.json"},
@@ -54,10 +54,10 @@ def test_overwriting_leaves_what_is_not_the_image(tmp_path: Path, old: str, new:
 
 
 def test_a_group_with_more_than_the_image_is_not_overwritten(tmp_path: Path) -> None:
-    create(tmp_path / "o", format="ome-zarr", **MADE)
-    create(tmp_path / "o" / "labels" / "cells", **MADE)
+    create(tmp_path / "o", ArraySpec(format="ome-zarr", **MADE))
+    create(tmp_path / "o" / "labels" / "cells", ArraySpec(**MADE))
     with pytest.raises(DestinationError, match="more than one image"):
-        create(tmp_path / "o", format="ome-zarr", **MADE, overwrite=True)
+        create(tmp_path / "o", ArraySpec(format="ome-zarr", **MADE), overwrite=True)
     assert open_source(tmp_path / "o" / "labels" / "cells").shape == ARRAY.shape
 
 
@@ -70,7 +70,7 @@ def test_by_suffix() -> None:
 
 def test_axes_that_are_no_image(tmp_path: Path) -> None:
     with pytest.raises(DestinationError, match="y and x"):
-        create(tmp_path / "o", format="ome-zarr", shape=(3, 4), dtype="u1", dims="cz")
+        create(tmp_path / "o", ArraySpec(format="ome-zarr", shape=(3, 4), dtype="u1", dims="cz"))
 
 
 LEVELS = [

@@ -24,7 +24,7 @@ from chunkinfer.events import BLOCK_DONE, Event
 from chunkinfer.pyramids import planning, pyramid
 from chunkinfer.reports import RunReport
 from chunkinfer.running import Run
-from chunkinfer.storage import Files, Ledger, create, open_source, write_unit
+from chunkinfer.storage import ArraySpec, Files, Ledger, create, open_source, write_unit
 from headers import header_of
 from pyramids.oracle import coarser
 from storage.filling import fill
@@ -47,7 +47,7 @@ def stored(path: Path, array: np.ndarray, kind: str, **change: Any) -> str:
         "format": kind, "shape": array.shape, "dtype": array.dtype, "dims": ("c", "z", "y", "x")[-array.ndim :],
         "chunks": (8,) * array.ndim, "voxel_size": {"z": 16, "y": 4, "x": 4}, "unit": "nm",
     }  # fmt: skip
-    fill(create(path, **{**told, **change}), array)
+    fill(create(path, ArraySpec(**{**told, **change})), array)
     return str(path)
 
 
@@ -270,7 +270,7 @@ def test_a_finished_pyramid_with_other_settings(tmp_path: Path, threads: Client,
     checked(url, array, "max", [(1, 2, 2)])
     folders = {p.name for p in (tmp_path / "v").iterdir() if p.is_dir()}
     assert len(folders) == 3  # two levels and the ledgers: nothing is left of the others
-    create(url, format=kind, shape=(4, 4, 4), dtype="u1", dims="zyx", overwrite=True)
+    create(url, ArraySpec(format=kind, shape=(4, 4, 4), dtype="u1", dims="zyx"), overwrite=True)
     assert {p.name for p in (tmp_path / "v").iterdir() if p.is_dir()} <= {"0", ".chunkinfer"}
     assert Files(url).list() == []
 
@@ -331,7 +331,7 @@ def test_a_volume_is_the_same_after_levels_were_added_to_it(tmp_path: Path, thre
     if kind == "precomputed":
         (tmp_path / "image" / ".chunkinfer" / "kept.json").write_text("cut sho")
         assert open_source(url) != before, "nothing tells that it is the same"
-    create(url, format=kind, shape=before.shape, dtype="u1", dims="zyx", chunks=(8, 8, 8), overwrite=True)
+    create(url, ArraySpec(format=kind, shape=before.shape, dtype="u1", dims="zyx", chunks=(8, 8, 8)), overwrite=True)
     assert open_source(url) != before
 
 
@@ -342,7 +342,7 @@ def test_in_a_bucket(s3_server: str, threads: Client, kind: str) -> None:
     array = RNG.integers(0, 255, (16, 32, 32), dtype="u1")
     url = f"s3://pyramids/{kind}"
     cut = {"chunks": (16, 16, 16), "voxel_size": {}}
-    fill(create(url, format=kind, shape=array.shape, dtype="u1", dims=("z", "y", "x"), **cut), array)
+    fill(create(url, ArraySpec(format=kind, shape=array.shape, dtype="u1", dims=("z", "y", "x"), **cut)), array)
     pyramid(url, levels=2, client=threads, progress=False)
     checked(url, array, "mean", [(2, 2, 2)] * 2)
     pyramid(url, levels=1, method="max", overwrite=True, client=threads, progress=False)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chunkinfer as ci
-from chunkinfer.storage import create, open_source
+from chunkinfer.storage import ArraySpec, create, open_source
 from chunkinfer.storage.attributes import as_json
 
 FORMATS = ("zarr3", "zarr2", "ome-zarr", "ome-zarr-0.4", "precomputed", "n5")
@@ -69,7 +69,10 @@ def test_what_is_kept(value: Any, kept: Any) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_all_of_them_in_every_format(tmp_path: Path, format: str) -> None:
     attributes = {name: value for name, value, _ in KEPT}
-    create(tmp_path / "a", format=format, shape=(4, 4, 4), dims=("z", "y", "x"), dtype="u1", attributes=attributes)
+    create(
+        tmp_path / "a",
+        ArraySpec(format=format, shape=(4, 4, 4), dims=("z", "y", "x"), dtype="u1", attributes=attributes),
+    )
     for file in (path for path in tmp_path.rglob("*") if path.is_file()):
         json.loads(file.read_text(), parse_constant=pytest.fail)  # NaN is no JSON
     assert open_source(tmp_path / "a").names == {name: kept for name, _, kept in KEPT if kept is not None}
@@ -88,10 +91,18 @@ def test_through_save(tmp_path: Path) -> None:
 def test_attributes_that_a_format_reads_as_its_own(tmp_path: Path, format: str, name: str) -> None:
     """rioxarray's ``transform`` is not COSEM's: voxels stay where they are."""
     create(
-        tmp_path / "a", format=format, shape=(4, 4, 4), dims=("z", "y", "x"), dtype="u1", unit="nm",
-        voxel_size={"z": 40, "y": 4, "x": 4}, offset={"z": 2, "y": 0, "x": 0},
-        attributes={name: {"scale": [1, 2, 3], "axes": ["x", "y", "z"], "dimensions": [7, 7, 7]}},
-    )  # fmt: skip
+        tmp_path / "a",
+        ArraySpec(
+            format=format,
+            shape=(4, 4, 4),
+            dims=("z", "y", "x"),
+            dtype="u1",
+            unit="nm",
+            voxel_size={"z": 40, "y": 4, "x": 4},
+            offset={"z": 2, "y": 0, "x": 0},
+            attributes={name: {"scale": [1, 2, 3], "axes": ["x", "y", "z"], "dimensions": [7, 7, 7]}},
+        ),
+    )
     source = open_source(tmp_path / "a")
     assert (source.voxel_size, source.offset) == ({"z": 40.0, "y": 4.0, "x": 4.0}, {"z": 2, "y": 0, "x": 0})
 

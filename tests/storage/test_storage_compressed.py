@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import create, disk
+from chunkinfer.storage import ArraySpec, create, disk
 from chunkinfer.storage.compressed_segmentation import encode_row, room_for
 from chunkinfer.storage.disk import write_files
 
@@ -172,9 +172,18 @@ def test_readers_meet_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 def test_negative_offsets_in_the_names_of_chunks(tmp_path: Path) -> None:
     array = np.arange(6 * 5 * 4, dtype="u1").reshape(6, 5, 4)
     stored = create(
-        tmp_path / "v", format="precomputed", shape=array.shape, dtype="u1", dims=("z", "y", "x"), chunks=(4, 4, 4),
-        voxel_size=dict.fromkeys("zyx", 1.0), offset={"z": -7, "y": 0, "x": 3}, encoding="raw",
-    )  # fmt: skip
+        tmp_path / "v",
+        ArraySpec(
+            format="precomputed",
+            shape=array.shape,
+            dtype="u1",
+            dims=("z", "y", "x"),
+            chunks=(4, 4, 4),
+            voxel_size=dict.fromkeys("zyx", 1.0),
+            offset={"z": -7, "y": 0, "x": 3},
+            encoding="raw",
+        ),
+    )
     stored.write((slice(0, 6), slice(0, 5), slice(0, 4)), array)
     (scale,) = [path for path in (tmp_path / "v").iterdir() if path.is_dir() and path.name[0] != "."]
     assert sorted(path.name for path in scale.iterdir()) == [

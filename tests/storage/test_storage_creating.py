@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import DestinationError, SourceError, SourceNotFound
-from chunkinfer.storage import Files, create, guess_format, open_destination, open_source, write_unit
+from chunkinfer.storage import ArraySpec, Files, create, guess_format, open_destination, open_source, write_unit
 from chunkinfer.storage.urls import locate
 from storage.crashing import a_crash_after
 from storage.filling import fill
@@ -30,7 +30,7 @@ def files_in(folder: Path) -> list[str]:
 def test_zarr_python_reads_what_is_written(tmp_path: Path, format: str, shards: Any, dtype: str) -> None:
     array = ARRAY.astype(dtype)
     place: dict[str, Any] = {"voxel_size": {"z": 40, "y": 4, "x": 4}, "unit": "nm", "offset": {"z": -3}}
-    out = create(tmp_path / "o", format=format, **{**MADE, "dtype": dtype}, shards=shards, **place)
+    out = create(tmp_path / "o", ArraySpec(format=format, **{**MADE, "dtype": dtype}, shards=shards, **place))
     fill(out, array)
     z = zarr.open_array(str(tmp_path / "o"), mode="r")
     np.testing.assert_array_equal(z[:], array)
@@ -63,7 +63,7 @@ def test_formats(url: str, format: str | None, expected: str, why: str) -> None:
 
 
 def test_default_chunks(tmp_path: Path) -> None:
-    out = create(tmp_path / "o", shape=(5, 3, 100, 20, 100), dtype="u1", dims="tczyx")
+    out = create(tmp_path / "o", ArraySpec(shape=(5, 3, 100, 20, 100), dtype="u1", dims="tczyx"))
     assert out.chunks == out.shards == (1, 3, 64, 20, 64)
 
 
@@ -88,7 +88,7 @@ REFUSED = [
 @pytest.mark.parametrize(("change", "message"), REFUSED)
 def test_what_cannot_be_created(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(DestinationError, match=message):
-        create(tmp_path / "o", **{**MADE, **change})
+        create(tmp_path / "o", ArraySpec(**{**MADE, **change}))
     assert not (tmp_path / "o").exists()
 
 
@@ -98,15 +98,15 @@ def test_what_cannot_be_created(tmp_path: Path, change: dict[str, Any], message:
 @pytest.mark.parametrize("old", ["zarr2", "zarr3", "precomputed"])
 @pytest.mark.parametrize("new", ["zarr2", "zarr3", "precomputed"])
 def test_overwriting_an_array_deletes_it_and_nothing_else(tmp_path: Path, old: str, new: str) -> None:
-    fill(create(tmp_path / "o", format=old, **MADE), ARRAY)
+    fill(create(tmp_path / "o", ArraySpec(format=old, **MADE)), ARRAY)
     Files(tmp_path / "o").write("ledger/1", b"done")
     (tmp_path / "o" / "notes.txt").write_text("mine")
     (tmp_path / "o" / "mesh").mkdir()
     (tmp_path / "o" / "mesh" / "1").write_text("mine too")
     with pytest.raises(DestinationError, match="overwrite=True"):
-        create(tmp_path / "o", format=new, **MADE)
+        create(tmp_path / "o", ArraySpec(format=new, **MADE))
     np.testing.assert_array_equal(open_source(tmp_path / "o")[:], ARRAY)
-    create(tmp_path / "o", format=new, **MADE, overwrite=True)
+    create(tmp_path / "o", ArraySpec(format=new, **MADE), overwrite=True)
     metadata = {"zarr2": [".zarray", ".zattrs"], "zarr3": ["zarr.json"], "precomputed": ["info"]}[new]
     left = [name for name in files_in(tmp_path / "o") if name != ".chunkinfer"]
     assert left == sorted([*metadata, "notes.txt", "mesh", "mesh/1"])
@@ -129,29 +129,29 @@ def test_what_is_never_overwritten(tmp_path: Path) -> None:
         "broken": "damaged", "mesh": "not that of an array",
     }.items():  # fmt: skip
         with pytest.raises(DestinationError, match=message):
-            create(tmp_path / name, **MADE, overwrite=True)
+            create(tmp_path / name, ArraySpec(**MADE), overwrite=True)
     with pytest.raises(DestinationError, match="not empty"):
-        create(tmp_path, **MADE, overwrite=True)
+        create(tmp_path, ArraySpec(**MADE), overwrite=True)
     assert files_in(tmp_path) == before
 
 
 def test_scale_keys_do_not_lead_elsewhere(tmp_path: Path) -> None:
-    create(tmp_path / "v", format="precomputed", **MADE)
+    create(tmp_path / "v", ArraySpec(format="precomputed", **MADE))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
     info = json.loads((tmp_path / "v" / "info").read_text())
     info["scales"][0]["key"] = "../other"
     (tmp_path / "v" / "info").write_text(json.dumps(info))
     with pytest.raises(SourceError, match=r"\.\./other"):
-        create(tmp_path / "v", format="precomputed", **MADE, overwrite=True)
+        create(tmp_path / "v", ArraySpec(format="precomputed", **MADE), overwrite=True)
     assert (tmp_path / "other" / "file").exists()
 
 
 def test_places_that_cannot_be_written() -> None:
     with pytest.raises(DestinationError, match="cannot be created"):
-        create("/proc/chunkinfer/o", **MADE)
+        create("/proc/chunkinfer/o", ArraySpec(**MADE))
     with pytest.raises(DestinationError, match="cannot be created"):
-        create("/dev/null/o", **MADE)
+        create("/dev/null/o", ArraySpec(**MADE))
 
 
 # Writing
@@ -159,7 +159,7 @@ def test_places_that_cannot_be_written() -> None:
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_only_whole_units_are_written(tmp_path: Path, sharded: bool) -> None:
-    out = create(tmp_path / "o", **MADE, shards=(16, 16, 16) if sharded else None)
+    out = create(tmp_path / "o", ArraySpec(**MADE, shards=(16, 16, 16) if sharded else None))
     unit = 16 if sharded else 8
     assert out.shards == (unit,) * 3
     block = np.zeros((unit,) * 3, "u1")
@@ -183,7 +183,7 @@ def test_only_whole_units_are_written(tmp_path: Path, sharded: bool) -> None:
 
 
 def test_any_memory_layout_is_written(tmp_path: Path) -> None:
-    out = create(tmp_path / "o", **MADE)
+    out = create(tmp_path / "o", ArraySpec(**MADE))
     out.write((slice(0, 20), slice(0, 24), slice(0, 28)), np.asfortranarray(ARRAY))
     np.testing.assert_array_equal(out[:], ARRAY)
 
@@ -191,7 +191,7 @@ def test_any_memory_layout_is_written(tmp_path: Path) -> None:
 def test_resuming(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFound):
         open_destination(tmp_path / "o")
-    create(tmp_path / "o", **MADE).write((slice(0, 8),) * 3, ARRAY[:8, :8, :8])
+    create(tmp_path / "o", ArraySpec(**MADE)).write((slice(0, 8),) * 3, ARRAY[:8, :8, :8])
     again = open_destination(tmp_path / "o")
     again.write((slice(8, 16), slice(0, 8), slice(0, 8)), ARRAY[8:16, :8, :8])
     np.testing.assert_array_equal(again[:16, :8, :8], ARRAY[:16, :8, :8])
@@ -262,12 +262,12 @@ def test_credentials_in_urls_are_refused_and_not_repeated(url: str) -> None:
 @pytest.mark.parametrize("after", [0, 1, 2, 4, 20, 29])
 def test_a_deletion_that_a_crash_cut_short_is_finished(tmp_path: Path, format: str, after: int) -> None:
     url = tmp_path / "o"
-    fill(create(url, format=format, **MADE), ARRAY)
+    fill(create(url, ArraySpec(format=format, **MADE)), ARRAY)
     Files(url).write("lease.json", b"mine")
     with a_crash_after(after):
-        create(url, format=format, **MADE, overwrite=True)
+        create(url, ArraySpec(format=format, **MADE), overwrite=True)
     assert Files(url).read("lease.json") == b"mine"
-    create(url, format=format, **MADE, overwrite=True)
+    create(url, ArraySpec(format=format, **MADE), overwrite=True)
     assert Files(url).read("lease.json") == b"mine"
     left_over = [name for name in files_in(url) if (url / name).is_file()]
     metadata = {"zarr3": ["zarr.json"], "zarr2": [".zarray", ".zattrs"], "precomputed": ["info"]}[format]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import SourceError, VolumeError
-from chunkinfer.storage import create, open_source
+from chunkinfer.storage import ArraySpec, create, open_source
 from chunkinfer.storage.placement import METRES, Placement, common_unit, decimal, nanometres, short_unit
 from storage.test_storage_reading import v3
 
@@ -71,21 +71,21 @@ def test_other_sizes_stay(size: float) -> None:
 
 def test_precomputed_of_a_float32_in_micrometres(tmp_path: Path) -> None:
     sizes = dict.fromkeys("zyx", float(np.float32(0.1)))
-    create(tmp_path / "o.precomputed", shape=(4, 4, 4), dtype="u1", dims="zyx", voxel_size=sizes, unit="um")
+    create(tmp_path / "o.precomputed", ArraySpec(shape=(4, 4, 4), dtype="u1", dims="zyx", voxel_size=sizes, unit="um"))
     scale = json.loads((tmp_path / "o.precomputed" / "info").read_text())["scales"][0]
     assert (scale["resolution"], scale["key"]) == ([100, 100, 100], "100_100_100")
 
 
 @pytest.mark.parametrize(("unit", "nm"), [("inch", 25.4e6), ("kilometer", 1e12), ("", 1.0), (None, 1.0)])
 def test_precomputed_is_in_nanometres(tmp_path: Path, unit: Any, nm: float) -> None:
-    create(tmp_path / "o.precomputed", shape=(4, 4, 4), dtype="u1", dims="zyx", unit=unit)
+    create(tmp_path / "o.precomputed", ArraySpec(shape=(4, 4, 4), dtype="u1", dims="zyx", unit=unit))
     assert open_source(tmp_path / "o.precomputed").voxel_size["z"] == nm
 
 
 def test_an_unknown_length_is_not_taken_for_nanometres(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=r"'furlong'.*no length"):
-        create(tmp_path / "o.precomputed", shape=(4, 4, 4), dtype="u1", dims="zyx", unit="furlong")
-    create(tmp_path / "o.zarr", shape=(4, 4, 4), dtype="u1", dims="zyx", unit="furlong")  # as advised
+        create(tmp_path / "o.precomputed", ArraySpec(shape=(4, 4, 4), dtype="u1", dims="zyx", unit="furlong"))
+    create(tmp_path / "o.zarr", ArraySpec(shape=(4, 4, 4), dtype="u1", dims="zyx", unit="furlong"))  # as advised
     assert open_source(tmp_path / "o.zarr").unit == "furlong"
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chunkinfer.errors import DestinationError, SourceError
 from chunkinfer.geometry.morton import code as morton_code
-from chunkinfer.storage import create, morton, open_source, write_unit
+from chunkinfer.storage import ArraySpec, create, morton, open_source, write_unit
 from storage.filling import fill
 
 cloudvolume = pytest.importorskip("cloudvolume")
@@ -62,9 +62,9 @@ def test_cloud_volume_reads_what_is_written(
     made = dict(shape=shape, dtype=dtype, dims=dims, chunks=chunks, shards=shards, encoding=encoding, **PLACE)
     if tolerance is None:
         with pytest.raises(DestinationError, match="uint8"):
-            create(tmp_path / "o.precomputed", **made)
+            create(tmp_path / "o.precomputed", ArraySpec(**made))
         return
-    out = create(tmp_path / "o.precomputed", **made)
+    out = create(tmp_path / "o.precomputed", ArraySpec(**made))
     fill(out, array)
     assert open_source(out.url)[...].shape == shape
     cv = volume(tmp_path / "o.precomputed", fill_missing=False)
@@ -81,12 +81,9 @@ def test_jpeg_of_three_channels(tmp_path: Path) -> None:
     array = smooth(3, 16, 32, 32)
     out = create(
         tmp_path / "o",
-        format="precomputed",
-        shape=array.shape,
-        dtype="u1",
-        dims="czyx",
-        chunks=(3, 16, 16, 16),
-        encoding="jpeg",
+        ArraySpec(
+            format="precomputed", shape=array.shape, dtype="u1", dims="czyx", chunks=(3, 16, 16, 16), encoding="jpeg"
+        ),
     )
     fill(out, array)
     for stored in (out.read((slice(0, 3), slice(0, 16), slice(0, 32), slice(0, 32))), open_source(tmp_path / "o")[:]):
@@ -137,7 +134,7 @@ def test_compressed_local_chunks_are_refused(tmp_path: Path) -> None:
 
 
 def test_levels(tmp_path: Path) -> None:
-    create(tmp_path / "v", format="precomputed", shape=(8, 8, 8), dtype="u1", dims="zyx", offset={"x": 4})
+    create(tmp_path / "v", ArraySpec(format="precomputed", shape=(8, 8, 8), dtype="u1", dims="zyx", offset={"x": 4}))
     info = json.loads((tmp_path / "v" / "info").read_text())
     info["scales"].append({**info["scales"][0], "key": "half", "size": [4, 4, 8], "resolution": [2, 2, 1]})
     (tmp_path / "v" / "info").write_text(json.dumps(info))
@@ -158,7 +155,7 @@ def test_levels(tmp_path: Path) -> None:
     ],
 )
 def test_infos_that_are_no_volume(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    create(tmp_path / "v", format="precomputed", shape=(8, 8, 8), dtype="u1", dims="zyx")
+    create(tmp_path / "v", ArraySpec(format="precomputed", shape=(8, 8, 8), dtype="u1", dims="zyx"))
     info = json.loads((tmp_path / "v" / "info").read_text())
     (tmp_path / "v" / "info").write_text(json.dumps({**info, **change}))
     with pytest.raises(SourceError, match=message):
@@ -175,7 +172,10 @@ def test_the_axes_asked_for_come_back(tmp_path: Path, dims: tuple[str, ...], sha
         shards=tuple(1 if dim == "c" else 16 for dim in dims) if sharded else None,
     )  # fmt: skip
     array = RNG.integers(0, 255, shape, dtype="u1")
-    out = create(tmp_path / "v", format="precomputed", shape=shape, dtype="u1", dims=dims, chunks=chunks, shards=shards)
+    out = create(
+        tmp_path / "v",
+        ArraySpec(format="precomputed", shape=shape, dtype="u1", dims=dims, chunks=chunks, shards=shards),
+    )
     fill(out, array)
     source = open_source(tmp_path / "v")
     assert source.dims == dims
@@ -210,8 +210,8 @@ def test_a_shard_is_a_box(grid: tuple[int, int, int], request: tuple[int, int, i
 def test_shards_of_other_shapes_are_refused_with_the_nearest(tmp_path: Path) -> None:
     made = {"format": "precomputed", "shape": (256, 256, 256), "dtype": "u1", "dims": "zyx", "chunks": (32, 32, 32)}
     with pytest.raises(DestinationError, match=r"shards=\(64, 128, 128\)"):
-        create(tmp_path / "v", shards=(32, 128, 128), **made)
-    out = create(tmp_path / "v", shards=(64, 128, 128), **made)
+        create(tmp_path / "v", ArraySpec(shards=(32, 128, 128), **made))
+    out = create(tmp_path / "v", ArraySpec(shards=(64, 128, 128), **made))
     assert out.shards == (64, 128, 128)
     sharding = json.loads((tmp_path / "v" / "info").read_text())["scales"][0]["sharding"]
     assert (sharding["preshift_bits"], sharding["minishard_bits"], sharding["shard_bits"]) == (5, 0, 4)
@@ -220,9 +220,11 @@ def test_shards_of_other_shapes_are_refused_with_the_nearest(tmp_path: Path) -> 
 def test_one_shard_for_all(tmp_path: Path) -> None:
     array = RNG.integers(0, 255, (40, 40, 40), dtype="u1")
     out = create(
-        tmp_path / "v", format="precomputed", shape=array.shape, dtype="u1", dims="zyx", chunks=(4,) * 3,
-        shards=(64, 64, 64),
-    )  # fmt: skip
+        tmp_path / "v",
+        ArraySpec(
+            format="precomputed", shape=array.shape, dtype="u1", dims="zyx", chunks=(4,) * 3, shards=(64, 64, 64)
+        ),
+    )
     assert out.write((slice(0, 40),) * 3, array) == array.nbytes
     assert len(list((tmp_path / "v").rglob("*.shard"))) == 1
     np.testing.assert_array_equal(np.asarray(volume(tmp_path / "v")[:, :, :])[..., 0].T, array)
@@ -231,12 +233,7 @@ def test_one_shard_for_all(tmp_path: Path) -> None:
 def test_a_shard_is_replaced_as_a_whole(tmp_path: Path) -> None:
     out = create(
         tmp_path / "v",
-        format="precomputed",
-        shape=(32, 32, 32),
-        dtype="u1",
-        dims="zyx",
-        chunks=(8,) * 3,
-        shards=(16,) * 3,
+        ArraySpec(format="precomputed", shape=(32, 32, 32), dtype="u1", dims="zyx", chunks=(8,) * 3, shards=(16,) * 3),
     )
     box = (slice(16, 32), slice(0, 16), slice(16, 32))
     out.write(box, np.full((16, 16, 16), 7, "u1"))
@@ -265,5 +262,5 @@ REFUSED = [
 def test_what_the_format_cannot_hold(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     made: dict[str, Any] = {"shape": (8, 8, 8), "dtype": "u1", "dims": "zyx"} | change
     with pytest.raises(DestinationError, match=message):
-        create(f"precomputed://{tmp_path}/v", **made)
+        create(f"precomputed://{tmp_path}/v", ArraySpec(**made))
     assert not (tmp_path / "v").exists()

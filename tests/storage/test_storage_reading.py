@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import AmbiguousSource, MissingChunk, SourceError, SourceNotFound
-from chunkinfer.storage import create, open_source
+from chunkinfer.storage import ArraySpec, create, open_source
 from storage.filling import fill
 
 zarr = pytest.importorskip("zarr")
@@ -212,7 +212,7 @@ def test_no_permission(tmp_path: Path) -> None:
         "import os, sys; import chunkinfer.storage as s, tensorstore; os.setuid(65534)\n"
         "try: s.open_source(sys.argv[1])\n"
         "except s.opening.SourceError as e: print(e)\n"
-        "try: s.create(sys.argv[1] + '2', shape=(4, 4), dtype='u1', dims='yx')\n"
+        "try: s.create(sys.argv[1] + '2', s.ArraySpec(shape=(4, 4), dtype='u1', dims='yx'))\n"
         "except s.creating.DestinationError as e: print(e)\n"
     )
     out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True)
@@ -285,7 +285,8 @@ LAYOUTS = [("zarr2", None), ("zarr3", None), ("zarr3", (16, 16, 16)), ("precompu
 @pytest.mark.parametrize(("format", "shards"), LAYOUTS)
 def test_missing_chunks(tmp_path: Path, format: str, shards: Any) -> None:
     out = create(
-        tmp_path / "o", format=format, shape=(32, 32, 32), dtype="u1", dims="zyx", chunks=(8,) * 3, shards=shards
+        tmp_path / "o",
+        ArraySpec(format=format, shape=(32, 32, 32), dtype="u1", dims="zyx", chunks=(8,) * 3, shards=shards),
     )
     first = tuple(slice(0, unit) for unit in out.shards)
     out.write(first, np.ones(out.shards, "u1"))
@@ -304,7 +305,8 @@ def test_missing_chunks(tmp_path: Path, format: str, shards: Any) -> None:
 @pytest.mark.parametrize(("format", "shards"), LAYOUTS)
 def test_damaged_chunks(tmp_path: Path, format: str, shards: Any) -> None:
     out = create(
-        tmp_path / "o", format=format, shape=(16, 16, 16), dtype="u1", dims="zyx", chunks=(8,) * 3, shards=shards
+        tmp_path / "o",
+        ArraySpec(format=format, shape=(16, 16, 16), dtype="u1", dims="zyx", chunks=(8,) * 3, shards=shards),
     )
     fill(out, ARRAY[:16, :16, :16])
     for path in (tmp_path / "o").rglob("*"):

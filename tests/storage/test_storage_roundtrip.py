@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunkinfer.storage import Source, create, open_destination, open_source, write_unit
+from chunkinfer.storage import ArraySpec, Source, create, open_destination, open_source, write_unit
 from storage.filling import fill
 
 LAYOUTS = [
@@ -52,9 +52,21 @@ def test_any_shape_chunk_and_offset(format: str, sharded: bool, why: str, data: 
         array[..., : chunks[-1]] = 0
     with tempfile.TemporaryDirectory() as folder:
         destination = create(
-            f"{folder}/out", format=format, shape=shape, dtype=dtype, dims=dims, chunks=chunks, shards=shards,
-            voxel_size=voxel_size, unit="nm", offset=offset, encoding=encoding, attributes={"channel_names": ["a"]},
-        )  # fmt: skip
+            f"{folder}/out",
+            ArraySpec(
+                format=format,
+                shape=shape,
+                dtype=dtype,
+                dims=dims,
+                chunks=chunks,
+                shards=shards,
+                voxel_size=voxel_size,
+                unit="nm",
+                offset=offset,
+                encoding=encoding,
+                attributes={"channel_names": ["a"]},
+            ),
+        )
         if shards is not None:
             # A unit may end beyond the array; both say where the next one would start.
             assert all(a == b or min(a, b) >= n for a, b, n in zip(destination.shards, shards, shape, strict=True))
@@ -78,7 +90,8 @@ def test_any_shape_chunk_and_offset(format: str, sharded: bool, why: str, data: 
 def test_zeros_are_stored_too(tmp_path: Path, format: str, sharded: bool, why: str) -> None:
     shards = (16, 16, 16) if sharded else None
     out = create(
-        tmp_path / "o", format=format, shape=(20, 20, 20), dtype="u1", dims="zyx", chunks=(8, 8, 8), shards=shards
+        tmp_path / "o",
+        ArraySpec(format=format, shape=(20, 20, 20), dtype="u1", dims="zyx", chunks=(8, 8, 8), shards=shards),
     )
     fill(out, np.zeros((20, 20, 20), "u1"))
     assert not open_source(tmp_path / "o", missing="error")[...].any()
@@ -89,7 +102,9 @@ def test_zeros_are_stored_too(tmp_path: Path, format: str, sharded: bool, why: s
 @pytest.mark.parametrize("dtype", ["bool", "float16", "float64", "int64"])
 def test_every_compression_and_type(tmp_path: Path, format: str, compression: str, dtype: str) -> None:
     array = np.arange(60).reshape(2, 5, 6).astype(dtype)
-    out = create(tmp_path / "o", format=format, shape=array.shape, dtype=dtype, dims="tyx", compression=compression)
+    out = create(
+        tmp_path / "o", ArraySpec(format=format, shape=array.shape, dtype=dtype, dims="tyx", compression=compression)
+    )
     fill(out, array)
     back = open_source(tmp_path / "o")
     assert back.dims == ("t", "y", "x")
@@ -97,14 +112,16 @@ def test_every_compression_and_type(tmp_path: Path, format: str, compression: st
 
 
 def test_fractional_offsets_survive_in_zarr(tmp_path: Path) -> None:
-    create(tmp_path / "o", shape=(4, 4), dtype="u1", dims="yx", offset={"y": 0.5, "x": -2}, voxel_size={"y": 3})
+    create(
+        tmp_path / "o", ArraySpec(shape=(4, 4), dtype="u1", dims="yx", offset={"y": 0.5, "x": -2}, voxel_size={"y": 3})
+    )
     source = open_source(tmp_path / "o")
     assert (source.offset, source.voxel_size, source.unit) == ({"y": 0.5, "x": -2}, {"y": 3.0, "x": 1.0}, "")
 
 
 def test_a_source_travels_without_handles(tmp_path: Path) -> None:
     array = np.arange(64, dtype="u2").reshape(4, 4, 4)
-    fill(create(tmp_path / "o", shape=array.shape, dtype="u2", dims="zyx"), array)
+    fill(create(tmp_path / "o", ArraySpec(shape=array.shape, dtype="u2", dims="zyx")), array)
     source = open_source(tmp_path / "o")
     shipped = pickle.dumps(source)
     assert len(shipped) < 2000
@@ -128,9 +145,9 @@ def test_importing_stays_light() -> None:
 
 
 def test_token_changes_with_the_array(tmp_path: Path) -> None:
-    create(tmp_path / "o", shape=(8, 8), dtype="u1", dims="yx")
+    create(tmp_path / "o", ArraySpec(shape=(8, 8), dtype="u1", dims="yx"))
     first = open_source(tmp_path / "o")
-    create(tmp_path / "o", shape=(9, 8), dtype="u1", dims="yx", overwrite=True)
+    create(tmp_path / "o", ArraySpec(shape=(9, 8), dtype="u1", dims="yx"), overwrite=True)
     second = open_source(tmp_path / "o")
     assert second.shape == (9, 8)
     assert first != second
@@ -153,7 +170,7 @@ KEYS = [
 def test_indexing_is_numpys(tmp_path: Path, key: object, why: str) -> None:
     array = np.arange(6 * 7 * 8, dtype="i4").reshape(6, 7, 8)
     np.save(tmp_path / "a.npy", array)
-    fill(create(tmp_path / "o", shape=array.shape, dtype="i4", dims="zyx", chunks=(4, 4, 4)), array)
+    fill(create(tmp_path / "o", ArraySpec(shape=array.shape, dtype="i4", dims="zyx", chunks=(4, 4, 4))), array)
     for source in (open_source(tmp_path / "o"), open_source(tmp_path / "a.npy")):
         got = source[key]
         np.testing.assert_array_equal(got, array[key])
@@ -163,12 +180,12 @@ def test_indexing_is_numpys(tmp_path: Path, key: object, why: str) -> None:
 
 @pytest.mark.parametrize("key", [np.s_[0, 0, 0, 0], np.s_[9], np.s_[..., ...], np.s_["a"], np.s_[None]])
 def test_other_keys_are_refused(tmp_path: Path, key: object) -> None:
-    create(tmp_path / "o", shape=(4, 4, 4), dtype="i4", dims="zyx")
+    create(tmp_path / "o", ArraySpec(shape=(4, 4, 4), dtype="i4", dims="zyx"))
     with pytest.raises(IndexError):
         open_source(tmp_path / "o")[key]
 
 
 def test_isinstance_source(tmp_path: Path) -> None:
-    out = create(tmp_path / "o", shape=(4, 4), dtype="u1", dims="yx")
+    out = create(tmp_path / "o", ArraySpec(shape=(4, 4), dtype="u1", dims="yx"))
     assert isinstance(out, Source)
     assert np.asarray(open_source(tmp_path / "o", missing="fill")).shape == (4, 4)

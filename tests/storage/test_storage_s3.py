@@ -11,7 +11,7 @@ import pytest
 
 from chunkinfer.blockwise import Lease
 from chunkinfer.errors import AmbiguousSource, DestinationError, MissingChunk, SourceError, SourceNotFound
-from chunkinfer.storage import Files, create, open_destination, open_source
+from chunkinfer.storage import ArraySpec, Files, create, open_destination, open_source
 from storage.filling import fill
 
 ARRAY = np.random.default_rng(0).integers(0, 255, (20, 24, 28), dtype="u1")
@@ -34,7 +34,7 @@ def versions(server: str, bucket: str, prefix: str) -> dict[str, int]:
 @pytest.mark.parametrize(("format", "shards"), LAYOUTS)
 def test_round_trip(s3_server: str, bucket: str, format: str, shards: Any) -> None:
     url = f"s3://{bucket}/round/{format}{'-sharded' if shards else ''}"
-    out = create(url, format=format, **MADE, shards=shards, offset={"z": -5})
+    out = create(url, ArraySpec(format=format, **MADE, shards=shards, offset={"z": -5}))
     with pytest.raises(MissingChunk):
         open_source(url)[:]
     fill(pickle.loads(pickle.dumps(out)), ARRAY)
@@ -49,8 +49,8 @@ def test_round_trip(s3_server: str, bucket: str, format: str, shards: Any) -> No
     counts = versions(s3_server, bucket, f"round/{format}{'-sharded' if shards else ''}/")
     assert set(counts.values()) == {1}
     with pytest.raises(DestinationError, match="overwrite=True"):
-        create(url, format=format, **MADE)
-    create(url, format=format, **MADE, overwrite=True)
+        create(url, ArraySpec(format=format, **MADE))
+    create(url, ArraySpec(format=format, **MADE), overwrite=True)
     with pytest.raises(MissingChunk):
         open_source(url)[:]
     assert open_destination(url).url == url
@@ -60,7 +60,7 @@ def test_nothing_there(bucket: str) -> None:
     with pytest.raises(SourceNotFound, match="bucket"):
         open_source(f"s3://{bucket}/nothing")
     with pytest.raises(DestinationError, match="bucket does not exist"):
-        create("s3://no-such-bucket/out", **MADE)
+        create("s3://no-such-bucket/out", ArraySpec(**MADE))
     with pytest.raises(SourceError, match="cannot be"):
         open_source("s3://B/nothing")
 
@@ -68,7 +68,7 @@ def test_nothing_there(bucket: str) -> None:
 def test_unrelated_objects_are_not_overwritten(bucket: str) -> None:
     Files(f"s3://{bucket}/unrelated", "data").write("x", b"1")
     with pytest.raises(DestinationError, match="not empty"):
-        create(f"s3://{bucket}/unrelated", **MADE, overwrite=True)
+        create(f"s3://{bucket}/unrelated", ArraySpec(**MADE), overwrite=True)
 
 
 def test_no_server(monkeypatch: pytest.MonkeyPatch, s3_server: str) -> None:
@@ -91,7 +91,7 @@ def test_files(bucket: str) -> None:
 
 def test_groups(bucket: str) -> None:
     files = Files(f"s3://{bucket}", "group")
-    array = create(f"s3://{bucket}/group/raw", **MADE)
+    array = create(f"s3://{bucket}/group/raw", ArraySpec(**MADE))
     group: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
     files.write("zarr.json", json.dumps(group).encode())
     with pytest.raises(AmbiguousSource, match="without listing every chunk"):
@@ -104,7 +104,7 @@ def test_groups(bucket: str) -> None:
 
 
 def test_reading_over_http(s3_server: str, bucket: str) -> None:
-    fill(create(f"s3://{bucket}/http", **MADE), ARRAY)
+    fill(create(f"s3://{bucket}/http", ArraySpec(**MADE)), ARRAY)
     import boto3
 
     policy = {"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "*"}]}

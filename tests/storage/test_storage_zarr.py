@@ -15,7 +15,7 @@ import xarray as xr
 
 import chunkinfer as ci
 from chunkinfer.errors import AmbiguousSource, DestinationError, MissingChunk, SourceError
-from chunkinfer.storage import create, open_source
+from chunkinfer.storage import ArraySpec, create, open_source
 
 zarr = pytest.importorskip("zarr")
 numcodecs = pytest.importorskip("numcodecs")
@@ -242,9 +242,16 @@ CUTS = [{}, {"z": slice(2, 5), "x": slice(3, 8)}, {"z": slice(2, 3)}, {"y": slic
 @pytest.mark.parametrize("unit", ["nm", "um", ""])
 def test_our_volumes_through_xarray_and_back(tmp_path: Path, version: int, cut: dict[str, slice], unit: str) -> None:
     create(
-        tmp_path / "a.zarr", shape=ARRAY.shape, dtype="u1", dims="zyx", unit=unit,
-        voxel_size={"z": 0.3, "y": 0.1, "x": 0.1}, offset={"z": 10, "y": -3, "x": 2.5},
-    ).write((slice(None),) * 3, ARRAY)  # fmt: skip
+        tmp_path / "a.zarr",
+        ArraySpec(
+            shape=ARRAY.shape,
+            dtype="u1",
+            dims="zyx",
+            unit=unit,
+            voxel_size={"z": 0.3, "y": 0.1, "x": 0.1},
+            offset={"z": 10, "y": -3, "x": 2.5},
+        ),
+    ).write((slice(None),) * 3, ARRAY)
     volume = ci.open_volume(tmp_path / "a.zarr").isel(cut)
     volume.to_dataset(name="em").to_zarr(tmp_path / "d.zarr", zarr_format=version)
     again = ci.open_volume(tmp_path / "d.zarr")
@@ -289,4 +296,4 @@ def test_archives(tmp_path: Path, suffix: str) -> None:
         np.testing.assert_array_equal(source[...], ARRAY)
     assert "volumes/raw" in str(ci.info(path))
     with pytest.raises(DestinationError, match="can only be read"):
-        create(path / "new", shape=(4, 4), dtype="u1", dims="yx")
+        create(path / "new", ArraySpec(shape=(4, 4), dtype="u1", dims="yx"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from chunkinfer.storage import create
+from chunkinfer.storage import ArraySpec, create
 
 VOXEL = {"z": 40.0, "y": 8.0, "x": 8.0}
 
@@ -19,7 +19,7 @@ def write(url: Path | str, array: NDArray[Any], **about: Any) -> str:
     """Store an array, its last three axes z, y, x."""
     dims = ("c", "z", "y", "x")[-array.ndim :]
     about = {"voxel_size": VOXEL, "unit": "nm", **about}
-    destination = create(url, shape=array.shape, dtype=array.dtype, dims=dims, **about)
+    destination = create(url, ArraySpec(shape=array.shape, dtype=array.dtype, dims=dims, **about))
     destination.write([slice(0, n) for n in array.shape], array)
     return str(url)
 

@@ -188,7 +188,9 @@ LEVELS = [
 
 def made(shape: tuple[int, ...] = (8, 8, 8), **given: Any) -> Any:
     """Below `save`, which lays out what it stores before."""
-    return creating.create(f"out-{next(COUNT)}", shape=shape, **{"dims": "zyx", "dtype": "u1", **given})
+    return creating.create(
+        f"out-{next(COUNT)}", creating.ArraySpec(shape=shape, **{"dims": "zyx", "dtype": "u1", **given})
+    )
 
 
 CREATED = [

@@ -159,16 +159,16 @@ class Remembered:
 
 def time_writing(block: Sequence[int], chunks: Sequence[int], shards: Sequence[int] | None, values: Array) -> float:
     """Seconds to encode a block (c, *space) of these values and store it as zarr v3 on a local disk."""
-    from chunkinfer.storage import create
+    from chunkinfer.storage import ArraySpec, create
 
     shape = tuple(block)
     dims = ("c", *"zyx"[-(len(shape) - 1) :])
     array = np.ascontiguousarray(np.broadcast_to(np.resize(values, shape), shape))
     with tempfile.TemporaryDirectory() as folder:
         stored = create(
-            f"{folder}/block.zarr", format="zarr3", shape=shape, dtype=array.dtype, dims=dims, chunks=chunks,
-            shards=shards,
-        )  # fmt: skip
+            f"{folder}/block.zarr",
+            ArraySpec(format="zarr3", shape=shape, dtype=array.dtype, dims=dims, chunks=chunks, shards=shards),
+        )
         start = time.perf_counter()
         stored.write(tuple(slice(0, n) for n in shape), array)
         return time.perf_counter() - start

@@ -24,7 +24,7 @@ from chunkinfer.running import Where
 from chunkinfer.segmentation.fragments import Cut, Fragments, Seen
 from chunkinfer.segmentation.reducing import Down, Joins, Tree, Up
 from chunkinfer.session import Session, session
-from chunkinfer.storage import Destination, Files, Ledger, create, default_chunks, locate, open_destination
+from chunkinfer.storage import ArraySpec, Destination, Files, Ledger, create, default_chunks, locate, open_destination
 from chunkinfer.storage.erasing import check_room, delete_keys, make_room
 from chunkinfer.storage.files import FOLDER, LEASE
 from chunkinfer.volume import Volume, source_of
@@ -136,10 +136,20 @@ class Passes:
         wanted = default_chunks(grid.shape, frame.space, frame.voxel_size)
         layout = choose_layout(url, "zarr3", grid.shape, frame.space, [axis[0] for axis in grid.sizes], {}, wanted)
         return create(
-            url, format="zarr3", shape=grid.shape, dtype="uint32", dims=frame.space, chunks=layout.chunks,
-            shards=layout.shards, voxel_size=frame.voxel_size, unit=frame.unit, offset=frame.origin,
+            url,
+            ArraySpec(
+                format="zarr3",
+                shape=grid.shape,
+                dtype="uint32",
+                dims=frame.space,
+                chunks=layout.chunks,
+                shards=layout.shards,
+                voxel_size=frame.voxel_size,
+                unit=frame.unit,
+                offset=frame.origin,
+            ),
             overwrite=True,
-        )  # fmt: skip
+        )
 
 
 @contextmanager

@@ -26,7 +26,7 @@ files, disk             small objects next to an output; whole files on a local 
 """
 
 from chunkinfer.storage.chunk_shape import default_chunks
-from chunkinfer.storage.creating import create, guess_format, open_destination, write_unit
+from chunkinfer.storage.creating import ArraySpec, create, guess_format, open_destination, write_unit
 from chunkinfer.storage.destination import Destination
 from chunkinfer.storage.erasing import refuse_file
 from chunkinfer.storage.files import Files
@@ -37,6 +37,7 @@ from chunkinfer.storage.source import Source
 from chunkinfer.storage.urls import holds, locate
 
 __all__ = [
+    "ArraySpec",
     "Destination",
     "Entry",
     "Files",

@@ -95,50 +95,49 @@ def write_unit(
     )
 
 
-def create(
-    url: str | os.PathLike[str],
-    *,
-    format: str | None = None,
-    shape: Sequence[int],
-    dtype: DTypeLike,
-    dims: Sequence[str],
-    chunks: Sequence[int] | None = None,
-    shards: Sequence[int] | None = None,
-    voxel_size: Mapping[str, float] | None = None,
-    unit: str = "",
-    offset: Mapping[str, float] | None = None,
-    encoding: str | None = None,
-    compression: str | None = None,
-    overwrite: bool = False,
-    attributes: Mapping[str, Any] | None = None,
-) -> Destination:
+@dataclass(frozen=True)
+class ArraySpec:
+    """An array that is wanted."""
+
+    shape: Sequence[int]
+    """Voxels along each axis."""
+    dtype: DTypeLike
+    dims: Sequence[str]
+    """Axes out of ("t", "c", "z", "y", "x"), in that order."""
+    format: str | None = None
+    """"zarr3", "zarr2", "ome-zarr" (0.5, a group with one level), "ome-zarr-0.4", "precomputed" or "n5"; by default
+    from the URL's prefix or suffix, else zarr3."""
+    chunks: Sequence[int] | None = None
+    """Smallest readable unit; by default those of `default_chunks`."""
+    shards: Sequence[int] | None = None
+    """Chunks stored in one object; by default each chunk is one. See `write_unit`."""
+    voxel_size: Mapping[str, float] | None = None
+    """Size of a voxel in ``unit``, per spatial axis."""
+    unit: str = ""
+    """Of length. Precomputed is always in nm, to which other units are converted: without one, sizes are taken for
+    nm."""
+    offset: Mapping[str, float] | None = None
+    """Volume coordinate of index 0 in voxels, per spatial axis."""
+    encoding: str | None = None
+    """For precomputed: "raw", "jpeg" (lossy, and three channels bleed into each other as colours) or
+    "compressed_segmentation"."""
+    compression: str | None = None
+    """For zarr: "zstd", "blosc", "gzip" or "none"."""
+    attributes: Mapping[str, Any] | None = None
+    """Further attributes to store, such as ``channel_names``: what JSON can hold of them (`attributes.as_json`)."""
+
+
+def create(url: str | os.PathLike[str], spec: ArraySpec, overwrite: bool = False) -> Destination:
     """Create an empty array and open it for writing.
 
     Parameters
     ----------
     url
         Where; its parent folders are made, a bucket is not.
-    format
-        "zarr3", "zarr2", "ome-zarr" (0.5, a group with one level), "ome-zarr-0.4", "precomputed" or "n5"; by default
-        from the URL's prefix or suffix, else zarr3.
-    shape, dtype, dims
-        Voxels per axis, their type, and the axes out of ("t", "c", "z", "y", "x") in that order.
-    chunks
-        Smallest readable unit; by default those of :func:`default_chunks`.
-    shards
-        Chunks stored in one object; by default each chunk is one. See :func:`write_unit`.
-    voxel_size, unit, offset
-        Per spatial axis: size of a voxel in ``unit``, and the volume coordinate in voxels of index 0. Precomputed is
-        always in nm, to which other units are converted: without one, sizes are taken for nm.
-    encoding
-        For precomputed: "raw", "jpeg" (lossy, and three channels bleed into each other as colours) or
-        "compressed_segmentation".
-    compression
-        For zarr: "zstd", "blosc", "gzip" or "none".
+    spec
+        The array.
     overwrite
         Delete an array that is there, with its ledger. Nothing but an array is ever deleted.
-    attributes
-        Further attributes to store, such as ``channel_names``: what JSON can hold of them (`attributes.as_json`).
 
     Raises
     ------
@@ -147,10 +146,7 @@ def create(
     VolumeError
         The unit is no known length, and the format is in nm.
     """
-    location, name, objects = rehearsed(
-        url, format=format, shape=shape, dtype=dtype, dims=dims, chunks=chunks, shards=shards, voxel_size=voxel_size,
-        unit=unit, offset=offset, encoding=encoding, compression=compression, attributes=attributes,
-    )  # fmt: skip
+    location, name, objects = dry_run(url, spec)
     erasing.make_room(location, overwrite)
     try:
         _write(location, objects)
@@ -161,22 +157,7 @@ def create(
     return open_destination(f"{name}://{location.url}")
 
 
-def rehearsed(
-    url: str | os.PathLike[str],
-    *,
-    format: str | None = None,
-    shape: Sequence[int],
-    dtype: DTypeLike,
-    dims: Sequence[str],
-    chunks: Sequence[int] | None = None,
-    shards: Sequence[int] | None = None,
-    voxel_size: Mapping[str, float] | None = None,
-    unit: str = "",
-    offset: Mapping[str, float] | None = None,
-    encoding: str | None = None,
-    compression: str | None = None,
-    attributes: Mapping[str, Any] | None = None,
-) -> tuple[Location, str, dict[str, bytes]]:
+def dry_run(url: str | os.PathLike[str], spec: ArraySpec) -> tuple[Location, str, dict[str, bytes]]:
     """Where an array would be created, its format and its metadata objects; nothing is stored.
 
     Raises
@@ -185,10 +166,9 @@ def rehearsed(
         The format cannot hold the array.
     """
     location = locate(url)
-    refuse_file_name(location, format)
-    name = guess_format(url, format)
-    request = _request(shape, dtype, dims, chunks, shards, voxel_size, unit, offset, encoding, compression, attributes)
-    objects = FORMATS[name].files(request, location.url.rpartition("/")[2].partition(".")[0] or "volume")
+    refuse_file_name(location, spec.format)
+    name = guess_format(url, spec.format)
+    objects = FORMATS[name].files(_request(spec), location.url.rpartition("/")[2].partition(".")[0] or "volume")
     _rehearse(location, name, objects)
     return location, name, objects
 
@@ -233,26 +213,14 @@ def as_destination(source: Source) -> Destination:
     return Destination(**{**members, "spec": spec})
 
 
-def _request(
-    shape: Sequence[int],
-    dtype: DTypeLike,
-    dims: Sequence[str],
-    chunks: Sequence[int] | None,
-    shards: Sequence[int] | None,
-    voxel_size: Mapping[str, float] | None,
-    unit: str,
-    offset: Mapping[str, float] | None,
-    encoding: str | None,
-    compression: str | None,
-    attributes: Mapping[str, Any] | None,
-) -> Request:
-    """Bring all arguments to one form."""
-    dims = tuple(dims)
+def _request(spec: ArraySpec) -> Request:
+    """The array in the form that formats take."""
+    dims, placed = tuple(spec.dims), spec.voxel_size
     if dims != tuple(dim for dim in ORDER if dim in dims) or not len(dims) >= 2:
         listed = "two to five of ('t', 'c', 'z', 'y', 'x'), in that order"
         raise unsupported("The axes of an output", dims, listed, ("transpose the array", "or rename its axes"))
-    chunks = default_chunks(shape, dims, voxel_size) if chunks is None else chunks
-    for what, values in {"shape": shape, "chunks": chunks, "shards": shards}.items():
+    chunks = default_chunks(spec.shape, dims, placed) if spec.chunks is None else spec.chunks
+    for what, values in {"shape": spec.shape, "chunks": chunks, "shards": spec.shards}.items():
         if values is not None and (
             len(values) != len(dims) or any(value != int(value) or value < 1 for value in values)
         ):
@@ -261,21 +229,21 @@ def _request(
                 ways = ("give an array that has voxels", ways[1])
             raise unsupported(f"The {what} of an output", tuple(values), f"{len(dims)} positive integers", ways)
     chunks = tuple(int(value) for value in chunks)
-    shards = None if shards is None else tuple(int(value) for value in shards)
-    placement = Placement(dict(voxel_size or {}), short_unit(unit), dict(offset or {})).complete(dims)
+    shards = None if spec.shards is None else tuple(int(value) for value in spec.shards)
+    placement = Placement(dict(placed or {}), short_unit(spec.unit), dict(spec.offset or {})).complete(dims)
     if not all(np.isfinite(size) and size > 0 for size in placement.voxel_size.values()):
         ways = ("repair the coordinates of the array", "or drop them: save(array.drop_vars(array.coords), url)")
         raise unsupported("The voxel size of an output", dict(placement.voxel_size), "positive numbers", ways)
     return Request(
-        shape=tuple(int(value) for value in shape),
-        dtype=np.dtype(dtype),
+        shape=tuple(int(value) for value in spec.shape),
+        dtype=np.dtype(spec.dtype),
         dims=dims,
         chunks=chunks,
         shards=None if shards == chunks else shards,
         placement=placement,
-        encoding=encoding,
-        compression=compression,
-        attributes=as_json(attributes or {}),
+        encoding=spec.encoding,
+        compression=spec.compression,
+        attributes=as_json(spec.attributes or {}),
     )
 
 
