@@ -8,7 +8,7 @@ how many decisions augmentation changes there is compared.
 
 Everything is computed on a cube and scored inside, away from its faces by more than the network's context, so that
 padding plays no part. Voxels are isotropic, so all 48 variants are legitimate. The segmentation is that of
-`chunkinfer.testing.scores`, at its own settings and at the best of several seeds: a mean is softer than what it is a
+`chunkinfer.tools.demo.scores`, at its own settings and at the best of several seeds: a mean is softer than what it is a
 mean of, and a threshold that suits the one need not suit the other.
 """
 
@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chunkinfer.models.augmentation import Augmentation
-from chunkinfer.testing.scores import adapted_rand_error, affinities_of, segment
+from chunkinfer.networks.augment import Augmentation
+from chunkinfer.tools.demo.scores import adapted_rand_error, affinities_of, segment
 
 SHARED = Path(__file__).parents[2] / "shared"
 IMAGE = SHARED / "data" / "fib25" / "sample2_image.npy"

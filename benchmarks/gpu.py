@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer.kernel import transfer
+from chunkinfer.tiling.kernel import transfer
 from memory import network
 from speed import volume_of
 

@@ -20,9 +20,11 @@ import numpy as np
 import torch
 
 import chunkinfer as ci
-from chunkinfer.blockwise import Payload, Store, Windows, store_blocks
-from chunkinfer.geometry import BlockGrid
-from chunkinfer.storage import ArraySpec, create
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.runs.schedule.batches import Windows
+from chunkinfer.runs.schedule.storing import Store, store_blocks
+from chunkinfer.support.payload import Payload
+from chunkinfer.volumes.arrays.create import ArraySpec, create
 
 BLOCK = 16
 """Voxels along each axis of a block; the numbers do not depend on it."""

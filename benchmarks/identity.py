@@ -24,9 +24,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import differing
-from chunkinfer.models import open_model
-from chunkinfer.models.copying import full_copy
-from chunkinfer.models.identity import identity_of
+from chunkinfer.networks.identity.copying import full_copy
+from chunkinfer.networks.identity.identity import identity_of
+from chunkinfer.networks.model import open_model
 
 SEEDS = (1, 4242)
 

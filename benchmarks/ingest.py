@@ -28,9 +28,9 @@ import cloudvolume
 import numpy as np
 from distributed import Client
 
-from chunkinfer.kernel.allocator import ENVIRONMENT
-from chunkinfer.saving import save
-from chunkinfer.volume import open_volume
+from chunkinfer.api.save import save
+from chunkinfer.support.allocator import ENVIRONMENT
+from chunkinfer.volumes.open import open_volume
 from pyramid import CHUNK, REPEATS, image, labels, processes, timed, with_settings
 
 

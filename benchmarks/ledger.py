@@ -22,12 +22,12 @@ from math import ceil
 
 import numpy as np
 
-from chunkinfer.blockwise import OutputFacts, RunHeader
-from chunkinfer.checking.status import status
-from chunkinfer.geometry import BlockGrid
-from chunkinfer.storage import Files
-from chunkinfer.storage.ledger import Ledger
-from chunkinfer.storage.segments import Entry
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.runs.record.headers import OutputFacts, RunHeader
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.runs.record.segments import Entry
+from chunkinfer.runs.status import status
+from chunkinfer.stores.files import Files
 
 SEED = 0
 

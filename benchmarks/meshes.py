@@ -23,13 +23,13 @@ import zmesh
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from chunkinfer.blockwise import Reader
-from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.meshes.marching import March, packed
-from chunkinfer.meshes.octree import octree
-from chunkinfer.meshes.simplifying import simplified
-from chunkinfer.meshes.welding import volume, welded
-from chunkinfer.storage import Files
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.objects.meshes.marching import March, packed
+from chunkinfer.objects.meshes.octree import octree
+from chunkinfer.objects.meshes.simplifying import simplified
+from chunkinfer.objects.meshes.welding import volume, welded
+from chunkinfer.stores.files import Files
+from chunkinfer.volumes.lazy import Reader
 
 LARGE = 10**4
 """Voxels of an object that is compared."""

@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import chunkinfer as ci
-from chunkinfer.checking.tiling_error import TilingErrors, tiling_error
+from chunkinfer.api.tiling_error.report import TilingErrors
+from chunkinfer.api.tiling_error.tiling_error import tiling_error
 
 CLASSES = 2
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import chunkinfer as ci
-from chunkinfer.testing.scores import affinities_of
+from chunkinfer.tools.demo.scores import affinities_of
 
 SHARED = Path(__file__).parents[2] / "shared"
 IMAGE = SHARED / "data" / "fib25" / "sample2_image.npy"

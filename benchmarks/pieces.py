@@ -25,10 +25,16 @@ import numpy as np
 import pytest
 import torch
 
-from chunkinfer.geometry import AxisContract, Box, PatchLattice, blended_axis, exact_axis
-from chunkinfer.kernel import Affine, Job, Output, fused, run_block, select
-from chunkinfer.kernel.block import start_block
-from chunkinfer.kernel.windows import axis_weights
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.lattice import PatchLattice, blended_axis, exact_axis
+from chunkinfer.tiling.kernel import fused
+from chunkinfer.tiling.kernel.blend_weights import axis_weights
+from chunkinfer.tiling.kernel.block import run_block, start_block
+from chunkinfer.tiling.kernel.job import Job
+from chunkinfer.tiling.kernel.normalize import Affine
+from chunkinfer.tiling.kernel.outputs import Output
+from chunkinfer.tiling.kernel.skip import select
 
 BLOCK, PATCH, OVERLAP, CHANNELS = (36, 224, 224), (20, 128, 128), (4, 32, 32), 3
 SECONDS, ROUNDS = 3.0, 20

@@ -10,7 +10,7 @@ the same encoding, without gzip, to a local disk, and take turns; processes and 
 starts. Ours asks the disk to keep what it wrote before a block counts as done; igneous doesn't.
 
 The ``chunkinfer`` command and its clusters run with settings of the C library under which memory is kept between
-blocks (`chunkinfer.kernel.allocator`), so this process does too. igneous gains from them as well, though nobody sets
+blocks (`chunkinfer.support.allocator`), so this process does too. igneous gains from them as well, though nobody sets
 them for it: it is timed without and with.
 
 The last columns are what levels cost where this package writes the image itself, with ``save(pyramid=...)``: the CPU
@@ -44,12 +44,13 @@ import psutil
 import tinybrain
 from distributed import Client
 
-from chunkinfer.kernel.allocator import ENVIRONMENT
-from chunkinfer.pyramids import pyramid
-from chunkinfer.saving import save
-from chunkinfer.storage import ArraySpec, create, open_source
-from chunkinfer.storage.downsampling import downsample
-from chunkinfer.volume import open_volume
+from chunkinfer.api.save import save
+from chunkinfer.runs.pyramids.building import pyramid
+from chunkinfer.support.allocator import ENVIRONMENT
+from chunkinfer.volumes.arrays.create import ArraySpec, create
+from chunkinfer.volumes.arrays.downsampling import downsample
+from chunkinfer.volumes.arrays.open import open_source
+from chunkinfer.volumes.open import open_volume
 
 CHUNK, BLOCK, LEVELS = 64, 256, 2
 REPEATS = 5

@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from chunkinfer.geometry import Box
-from chunkinfer.segmentation.agglomerating import agglomerate
-from chunkinfer.segmentation.graph import SCALE, Graph, renamed
-from chunkinfer.segmentation.merging import merge_by_size
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.objects.segmentation.agglomerating import agglomerate
+from chunkinfer.objects.segmentation.graph import SCALE, Graph, renamed
+from chunkinfer.objects.segmentation.merging import merge_by_size
 
 BEFORE = [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 1)]
 """How far a basin's neighbours before it are, (z, y, x)."""

@@ -54,7 +54,7 @@ def run(blocks: int, folder: Path) -> dict[str, Any]:
     from distributed import Client
 
     import chunkinfer as ci
-    from chunkinfer.blockwise import runner
+    from chunkinfer.runs.schedule import runner
 
     scheduler, address = start(folder, "scheduler", "--scheduler-file", str(folder / "scheduler.json"), "--port", "0")
     workers = [start(folder, "worker", address, "--nthreads", "2", "--no-nanny")[0] for _ in range(2)]
@@ -140,10 +140,13 @@ def simulate(blocks: int, folder: Path) -> dict[str, Any]:
     """The client's own work for so many blocks: order, windows' graphs, ledger; no scheduler and no workers."""
     import dask.array as da
 
-    from chunkinfer.blockwise import Store, Windows, store_blocks
-    from chunkinfer.blockwise.payload import Payload
-    from chunkinfer.geometry import BlockGrid
-    from chunkinfer.storage import Entry, Files, Ledger
+    from chunkinfer.geometry.boxes import BlockGrid
+    from chunkinfer.runs.record.ledger import Ledger
+    from chunkinfer.runs.record.segments import Entry
+    from chunkinfer.runs.schedule.batches import Windows
+    from chunkinfer.runs.schedule.storing import Store, store_blocks
+    from chunkinfer.stores.files import Files
+    from chunkinfer.support.payload import Payload
 
     side = round(blocks ** (1 / 3))
     counts = (side, side, -(-blocks // side**2))

@@ -36,8 +36,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.segmentation.basins import HALO, block_step, working_bytes
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.objects.segmentation.basins import HALO, block_step, working_bytes
 
 SHARED = Path(__file__).parents[2] / "shared"
 SHAPE = (128, 240, 240)

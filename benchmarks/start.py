@@ -24,12 +24,12 @@ from typing import Any
 from speed import model_of
 
 ENGINES = {
-    "openvino": "chunkinfer.engines.openvino_engine:OpenVINO",
-    "onnxruntime": "chunkinfer.engines.onnx_engine:OnnxRuntime",
-    "torchscript": "chunkinfer.engines.torchscript:TorchScript",
-    "compile": "chunkinfer.engines.compiled:Compiled",
-    "export": "chunkinfer.engines.exported:Exported",
-    "torch": "chunkinfer.engines.torch_eager:TorchEager",
+    "openvino": "chunkinfer.networks.engines.openvino_engine:OpenVINO",
+    "onnxruntime": "chunkinfer.networks.engines.onnx_engine:OnnxRuntime",
+    "torchscript": "chunkinfer.networks.engines.torchscript:TorchScript",
+    "compile": "chunkinfer.networks.engines.compiled:Compiled",
+    "export": "chunkinfer.networks.engines.exported:Exported",
+    "torch": "chunkinfer.networks.engines.torch_eager:TorchEager",
 }
 """Name -> where the engine is."""
 
@@ -46,8 +46,8 @@ def inside(name: str, side: int, precision: str, folder: str, calls: int) -> dic
 
     import torch
 
-    from chunkinfer.engines import Setup
-    from chunkinfer.models import open_model
+    from chunkinfer.networks.engines.contract import Setup
+    from chunkinfer.networks.model import open_model
 
     torch.set_num_threads(1)
     module, _, attribute = ENGINES[name].partition(":")
@@ -112,8 +112,8 @@ def starts(engines: list[str], patches: list[int], precision: str) -> None:
 
 def speeds(engines: list[str], patches: list[int], precision: str) -> None:
     """Speed against torch's own, and memory against the estimate; each engine started from what it compiled."""
-    from chunkinfer.models import open_model
-    from chunkinfer.models.activations import forward_pass
+    from chunkinfer.networks.forward_cost import forward_pass
+    from chunkinfer.networks.model import open_model
 
     model = open_model(model_of("fib25") or model_of("unet8"))
     print("| engine | patch | Mvoxel/s | of torch | network in memory, MB | estimate, MB | ratio |")

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import monai_nets
 import nets
 from chunkinfer.errors import ModelError
-from chunkinfer.models import open_model
-from chunkinfer.models.receptive import check_trace, receptive_field
+from chunkinfer.networks.model import open_model
+from chunkinfer.networks.receptive_field import check_trace, receptive_field
 
 HEAD = "| library | network | verdict | context | period | NaN spread | sound | tight | trace, s | verify, s |"
 

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer.demo.network import load
-from chunkinfer.models.activations import activation_bytes
+from chunkinfer.networks.forward_cost import activation_bytes
+from chunkinfer.tools.demo.network import load
 
 REPEATS = 3
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chunkinfer.demo.network import WEIGHTS, build
-from chunkinfer.testing.scores import affinities_of
-from chunkinfer.testing.synthetic import SyntheticEM, synthetic_em
+from chunkinfer.tools.demo.network import WEIGHTS, build
+from chunkinfer.tools.demo.scores import affinities_of
+from chunkinfer.tools.demo.synthetic import SyntheticEM, synthetic_em
 
 DEMO_SEED = 0
 

@@ -341,7 +341,7 @@ FUNCTIONS = {
 
 def digests(count: int = 6) -> dict[str, list[str]]:
     """The digests of so many of each kind."""
-    from chunkinfer.models import open_model
+    from chunkinfer.networks.model import open_model
 
     return {
         name: [open_model(kind.build(value)).digest for value in kind.many(count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from chunkinfer.blockwise import OutputFacts, RunHeader
+from chunkinfer.runs.record.headers import OutputFacts, RunHeader
 
 
 def header_of(counts: Sequence[int], shape: Sequence[int], block: Sequence[int], **more: Any) -> dict[str, Any]:

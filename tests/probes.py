@@ -134,13 +134,13 @@ class Deadly(nn.Module):
 def break_the_driver() -> None:
     """In the worker whose environment says so, every kernel finds that its device is missing."""
     if os.environ.get("BROKEN_DRIVER"):
-        from chunkinfer.blockwise import haloed
         from chunkinfer.errors import DeviceError
+        from chunkinfer.tiling.kernel import task
 
         def missing(name: str) -> None:
             raise DeviceError("The run asks for a device, and this process sees none.")
 
-        haloed.require_device = missing
+        task.require_device = missing
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from chunkinfer.geometry import AxisContract
+from chunkinfer.geometry.contract import AxisContract
 
 
 @st.composite

@@ -40,7 +40,7 @@ from chunkinfer.errors import (
     UntrustedModel,
     VolumeError,
 )
-from chunkinfer.storage import ArraySpec, create
+from chunkinfer.volumes.arrays.create import ArraySpec, create
 from nets import EXACT, Entry, UNet
 
 Array = np.ndarray[Any, Any]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import chunkinfer as ci
-from chunkinfer.kernel import WINDOWS
-from chunkinfer.models.trace import Trace, trace
+from chunkinfer.networks.trace.tracing import Trace, trace
+from chunkinfer.tiling.kernel.blend_weights import WINDOWS
 from nets import EXACT, Entry, UNet
 
 FAST = [Phase.explicit, Phase.generate]

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import chunkinfer as ci
-from chunkinfer.engines import opening
-from chunkinfer.engines.contract import Run, Setup
 from chunkinfer.errors import EngineError, ModelError, PlanError, PrecisionError, SettingsDiffer
-from chunkinfer.planning import calibration, engine_choice, make
+from chunkinfer.networks.engines import opening
+from chunkinfer.networks.engines.contract import Run, Setup
+from chunkinfer.tiling.plan import calibrate, resolve
+from chunkinfer.tiling.plan import engine as engine_choice
 from nets import Entry, UNet
 
 V = np.random.default_rng(0).integers(0, 255, (24, 28, 36), dtype=np.uint8)
@@ -55,7 +56,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Fake]]:
 
     def install(*engines: Fake) -> list[Fake]:
         table = {"torch": opening.ENGINES["torch"], **{e.name: e for e in engines}}
-        for module in (opening, engine_choice, make, calibration):
+        for module in (opening, engine_choice, resolve, calibrate):
             monkeypatch.setattr(module, "ENGINES", table)
         monkeypatch.setattr(opening, "_open", type(opening._open)())
         return list(engines)

@@ -14,8 +14,8 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer.errors import NotExact, PlanError
-from chunkinfer.models import open_model
-from chunkinfer.models.trace import Trace
+from chunkinfer.networks.model import open_model
+from chunkinfer.networks.trace.tracing import Trace
 from nets import EXACT, REFUSED
 from probes import without_voxels
 from whole import whole

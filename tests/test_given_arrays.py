@@ -19,7 +19,7 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer.errors import ChunkinferError, VolumeError
-from chunkinfer.volume import as_volume
+from chunkinfer.volumes.volume import as_volume
 
 h5py = pytest.importorskip("h5py")
 nibabel = pytest.importorskip("nibabel")

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import chunkinfer as ci
-import chunkinfer.saving
-from chunkinfer.blockwise import Lease, lease
+import chunkinfer.api.save
 from chunkinfer.errors import OutputInUse
-from chunkinfer.events import BLOCK_DONE, Event
-from chunkinfer.storage import Files
-from chunkinfer.storage.files import LEASE
+from chunkinfer.runs.events import BLOCK_DONE, Event
+from chunkinfer.runs.record import lease
+from chunkinfer.runs.record.lease import Lease
+from chunkinfer.stores.files import LEASE, Files
 from storage.holding import EVERY, Holder
 
 
@@ -91,7 +91,7 @@ def test_a_damaged_lease_is_stale(tmp_path: Path) -> None:
 def test_a_run_that_lost_its_lease_ends_and_leaves_the_other_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunkinfer.saving, "Lease", partial(Lease, every=EVERY))
+    monkeypatch.setattr(chunkinfer.api.save, "Lease", partial(Lease, every=EVERY))
     files, theirs = Files(tmp_path / "out"), b'{"run": "another"}'
 
     def taken(event: Event) -> None:

@@ -19,12 +19,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import chunkinfer as ci
-from chunkinfer.blockwise.masks import Mask
 from chunkinfer.errors import VolumeError
-from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.masking import resolve_mask, whole_factor
-from chunkinfer.storage import ArraySpec, create
-from chunkinfer.volume import Frame, as_volume
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.volumes.alignment import resolve_mask, whole_factor
+from chunkinfer.volumes.arrays.create import ArraySpec, create
+from chunkinfer.volumes.frame import Frame
+from chunkinfer.volumes.masks import Mask
+from chunkinfer.volumes.volume import as_volume
 
 Array = np.ndarray[Any, Any]
 

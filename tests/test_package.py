@@ -19,7 +19,7 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer.errors import MissingExtra
-from chunkinfer.storage.readers import ADAPTERS
+from chunkinfer.volumes.formats.readers import ADAPTERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,14 +31,15 @@ def fresh(code: str) -> str:
 
 def test_public_names() -> None:
     nouns = [
-        "AuditReport", "Evaluation", "MeshReport", "Plan", "Prices", "ReceptiveField", "RunReport", "Segmentation",
-        "Skeletons", "Status", "TilingErrors", "VerifyReport",
+        "AuditReport", "Evaluation", "JsonLines", "MeshReport", "Metrics", "Pipeline", "Plan", "Prices",
+        "ReceptiveField", "RunReport", "Segmentation", "Skeletons", "Status", "TilingErrors", "VerifyReport",
     ]  # fmt: skip
     verbs = [
         "__version__", "agglomerate", "audit", "augment", "clusters", "connected_components", "consecutive",
-        "contact_sites", "copy", "delete", "deliver", "error_map", "errors", "evaluate", "infer", "info", "majority",
-        "mesh", "open_volume", "operators", "plan", "pyramid", "receptive_field", "region_graph", "relabel",
-        "remove_dust", "save", "segment", "show", "skeletonize", "statistics", "status", "thumbnails", "tiling_error",
+        "contact_sites", "copy", "delete", "deliver", "error_map", "errors", "evaluate", "evaluation", "infer", "info",
+        "majority", "mesh", "open_volume", "operators", "plan", "pyramid", "read_events", "receptive_field",
+        "region_graph", "relabel", "remove_dust",
+        "save", "segment", "show", "skeletonize", "statistics", "status", "thumbnails", "tiling_error",
         "verify", "view", "watershed",
     ]  # fmt: skip
     assert ci.__all__ == nouns + verbs
@@ -90,7 +91,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.export.save(torch.export.export(net, (x,), dynamic_shapes=(dims,)), tmp_path / "unet.pt2")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("chunkinfer.planning.engine_choice.SECONDS", 0)  # "auto" compiles for a minute
+    monkeypatch.setattr("chunkinfer.tiling.plan.engine.SECONDS", 0)  # "auto" compiles for a minute
     return tmp_path
 
 
@@ -121,7 +122,7 @@ def test_readme_runs(at_home: Path) -> None:
 def test_readme_commands_run(at_home: Path) -> None:
     from click.testing import CliRunner
 
-    from chunkinfer.cli import main
+    from chunkinfer.tools.cli import main
 
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^    chunkinfer (.*)$", text, re.MULTILINE)
@@ -139,7 +140,7 @@ def test_readme_commands_run(at_home: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.smoke
 def test_command_line_errors_are_short(at_home: Path) -> None:
-    command = [sys.executable, "-m", "chunkinfer.cli", "plan", "em.zarr", "--model", "absent.pt2"]
+    command = [sys.executable, "-m", "chunkinfer.tools.cli", "plan", "em.zarr", "--model", "absent.pt2"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "ModelError" in result.stderr
@@ -202,7 +203,7 @@ def test_what_is_missing_is_named_as_it_is_installed() -> None:
 def test_the_demo_says_at_once_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str, needed: str
 ) -> None:
-    from chunkinfer.demo.run import run
+    from chunkinfer.tools.demo.run import run
 
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(MissingExtra, match=rf'{needed}(.|\n)*pip install "chunkinfer\[demo\]"'):

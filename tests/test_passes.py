@@ -11,11 +11,11 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from chunkinfer.errors import DestinationError, RunError, SettingsDiffer
-from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.passes import Tables
-from chunkinfer.reports import RunReport
-from chunkinfer.running import Where
-from chunkinfer.session import session
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.runs.passes import Tables
+from chunkinfer.runs.report import RunReport
+from chunkinfer.runs.run import Where
+from chunkinfer.runs.session import session
 
 GRID = BlockGrid(((3, 4), (5,), (2, 2, 1)))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import chunkinfer as ci
-from chunkinfer.models import open_model
+from chunkinfer.networks.model import open_model
 from whole import whole
 
 

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer.blockwise.checks import blocks_to_check, check_block, moved_patch
 from chunkinfer.errors import NotExact, PlanError
-from chunkinfer.geometry import AxisContract, Box, PatchLattice, exact_axis
-from chunkinfer.kernel import resolve_normalize, run_block
-from chunkinfer.kernel.job import Job
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.lattice import PatchLattice, exact_axis
+from chunkinfer.tiling.kernel.block import run_block
+from chunkinfer.tiling.kernel.job import Job
+from chunkinfer.tiling.kernel.normalize import resolve_normalize
+from chunkinfer.tiling.kernel.self_check import blocks_to_check, check_block, moved_patch
 
 
 def lattice_of(contract: AxisContract, sizes: tuple[int, ...], patch: int) -> PatchLattice:
@@ -121,8 +124,7 @@ class Opened:
 
 
 def test_what_no_probe_showed_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chunkinfer.models import open_model
-    from chunkinfer.models.model import Model
+    from chunkinfer.networks.model import Model, open_model
 
     opened = open_model(Opened())
     honest = opened.trace(1, 2)

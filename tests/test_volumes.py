@@ -19,12 +19,13 @@ from dask.base import tokenize
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer.blockwise import must_exchange, origin_of
 from chunkinfer.errors import PlanError, VolumeError
-from chunkinfer.geometry import Box
-from chunkinfer.models.trace import Trace, trace
-from chunkinfer.storage import ArraySpec, Source, create
-from chunkinfer.volume import as_volume
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.networks.trace.tracing import Trace, trace
+from chunkinfer.volumes.arrays.create import ArraySpec, create
+from chunkinfer.volumes.arrays.source import Source
+from chunkinfer.volumes.lazy import must_exchange, origin_of
+from chunkinfer.volumes.volume import as_volume
 from nets import EXACT, Entry, UNet
 from whole import whole
 
@@ -362,7 +363,7 @@ def test_a_number_that_needs_the_whole_volume_is_refused_with_the_line_to_paste(
     exchanged = ci.infer(volume - volume.mean(), net, block=block, exchange=True)
     corner = np.s_[:, :8, :8, :8]
     assert np.allclose(result[corner], exchanged[corner], atol=1e-6)
-    monkeypatch.setattr("chunkinfer.planning.layout.COPY_BYTES", 1)  # blocks of one shard
+    monkeypatch.setattr("chunkinfer.volumes.arrays.layout.COPY_BYTES", 1)  # blocks of one shard
     with pytest.raises(PlanError, match="times the voxels"):
         ci.save(volume - volume.mean(), tmp_path / "out.zarr", chunks=(4, 4, 4), shards=(8, 8, 8))
     assert not (tmp_path / "out.zarr").exists()

@@ -14,7 +14,7 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import MissingExtra
-from chunkinfer.viewers import browser
+from chunkinfer.tools.viewers import browser
 
 KEPT = Path(__file__).parent.parent / "build" / "artifacts"
 """Where the last screenshot stays, to be looked at."""
@@ -37,7 +37,7 @@ def test_sections_of_fib25_to_affinities_in_a_browser(fib25: Path, real_models: 
     words = "open sections/*.png --voxel-size 8,8,8 normalize --range 0 255 infer MODEL quantize save aff.precomputed"
     model = str(real_models / "fib25_affinity.pt2")
     subprocess.run(
-        [sys.executable, "-m", "chunkinfer.cli", *words.replace("MODEL", model).split(), "--pyramid"],
+        [sys.executable, "-m", "chunkinfer.tools.cli", *words.replace("MODEL", model).split(), "--pyramid"],
         cwd=tmp_path, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     stored = ci.open_volume(tmp_path / "aff.precomputed")
@@ -82,7 +82,7 @@ def test_sections_of_fib25_to_meshes_in_a_browser(fib25: Path, real_models: Path
     for command in (words.replace("MODEL", str(real_models / "fib25_affinity.pt2")),
                     "evaluate objects.precomputed truth.precomputed --json"):  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-m", "chunkinfer.cli", *command.split()],
+            [sys.executable, "-m", "chunkinfer.tools.cli", *command.split()],
             cwd=tmp_path, check=True, env=environment, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
     scores = json.loads(done.stdout)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from chunkinfer.models.trace import Trace
+from chunkinfer.networks.trace.tracing import Trace
 
 
 def whole(net: nn.Module, trace: Trace, data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -44,9 +44,9 @@ def peak(dtype: str, threads: int, side: int = 4096, rounds: int = 5) -> float:
 
 def opened(asked: argparse.Namespace, engine: str, precision: str, patch: tuple[int, ...]) -> Run:
     """The network as one of chunkinfer's engines opens it."""
-    from chunkinfer.engines import Setup
-    from chunkinfer.engines.opening import open_network
-    from chunkinfer.models import open_model
+    from chunkinfer.networks.engines.contract import Setup
+    from chunkinfer.networks.engines.opening import open_network
+    from chunkinfer.networks.model import open_model
 
     setup = Setup(patch=(1, 1, *patch), device="cpu", threads=1, kernels=asked.threads, precision=precision)
     return open_network(open_model(asked.model), setup, engine)
@@ -80,8 +80,8 @@ def measure(asked: argparse.Namespace, image: np.ndarray, side: int, peaks: dict
     """A row for each kernel, on patches of one size."""
     import torch
 
-    from chunkinfer.models import open_model
-    from chunkinfer.models.activations import forward_pass
+    from chunkinfer.networks.forward_cost import forward_pass
+    from chunkinfer.networks.model import open_model
 
     patch = (side,) * 3
     network = torch.jit.load(str(asked.model), map_location="cpu").eval()

@@ -18,15 +18,16 @@ import torch
 from torch import nn
 
 import chunkinfer as ci
-import chunkinfer.planning.make
-from chunkinfer.checking.audit import audit
-from chunkinfer.checking.audit_boxes import block_boxes
-from chunkinfer.checking.audit_reference import box_within, margins
-from chunkinfer.checking.audit_report import AuditReport
+import chunkinfer.tiling.plan.resolve
+from chunkinfer.api.audit.audit import audit
+from chunkinfer.api.audit.boxes import block_boxes
+from chunkinfer.api.audit.reference import box_within, margins
+from chunkinfer.api.audit.report import AuditReport
 from chunkinfer.errors import ChunkinferError, DestinationError, PlanError, VolumeError
-from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.models import Model, open_model
-from chunkinfer.storage import Destination, open_destination
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.networks.model import Model, open_model
+from chunkinfer.volumes.arrays.create import open_destination
+from chunkinfer.volumes.arrays.destination import Destination
 from nets import EXACT, Entry, UNet
 
 Array = np.ndarray[Any, Any]
@@ -440,7 +441,7 @@ def less_context(monkeypatch: pytest.MonkeyPatch, lost: Callable[[int, int], int
         return replace(found, axes=axes)
 
     monkeypatch.setattr(Model, "trace", trace)
-    monkeypatch.setattr(chunkinfer.planning.make, "confirm", lambda *_: None)
+    monkeypatch.setattr(chunkinfer.tiling.plan.resolve, "confirm", lambda *_: None)
 
 
 LOST = {"one period": lambda n, period: period, "half": lambda n, _: n // 2, "all": lambda n, _: n}
@@ -544,7 +545,9 @@ def test_what_no_network_made_is_refused(tmp_path: Path) -> None:
 
 def test_unfinished_blocks_are_skipped_and_counted(case_at: Callable[[str], tuple[Case, Path]]) -> None:
     case, url = case_at("zarr2, 2D U-Net")
-    from chunkinfer.storage import Entry, Files, Ledger
+    from chunkinfer.runs.record.ledger import Ledger
+    from chunkinfer.runs.record.segments import Entry
+    from chunkinfer.stores.files import Files
 
     ledger = Ledger(Files(url))
     ledger.begin(ledger.header() or {})

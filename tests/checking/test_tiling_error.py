@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chunkinfer as ci
-from chunkinfer.checking import tiling_error as subject
-from chunkinfer.checking.tiling_error import tiling_error
-from chunkinfer.checking.tiling_report import on_front
+from chunkinfer.api.tiling_error import tiling_error as subject
+from chunkinfer.api.tiling_error.report import on_front
+from chunkinfer.api.tiling_error.tiling_error import tiling_error
 from chunkinfer.errors import ModelError, PlanError, VolumeError
 from nets import EXACT, REFUSED, Entry, UNet
 from whole import whole
@@ -76,7 +76,7 @@ def test_less_context_errs(name: str) -> None:
 def test_rows_are_what_infer_gives() -> None:
     net, data = unet(), random((24, 24, 24))
     errors = tiling_error(net, data, halos=[2, {"z": 0, "y": 4}], overlaps=[(4, 2, 4)], timed=False)
-    from chunkinfer.models import open_model
+    from chunkinfer.networks.model import open_model
 
     expected = whole(net, open_model(net).trace(1, 3), data[None])
     for row in errors.rows:

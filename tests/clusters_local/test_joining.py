@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 from distributed import Client
 
-from chunkinfer.cli import main
-from chunkinfer.clusters import joining
 from chunkinfer.errors import ClusterError
+from chunkinfer.tools.cli import main
+from chunkinfer.tools.clusters import joining
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ import zarr
 from distributed import Client
 
 import chunkinfer as ci
-from chunkinfer.events import WORKER_LOST, Event
-from chunkinfer.planning import layout
+from chunkinfer.runs.events import WORKER_LOST, Event
+from chunkinfer.volumes.arrays import layout
 from clusters import PATIENCE, modules
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not see this file

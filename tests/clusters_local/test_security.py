@@ -12,9 +12,8 @@ import dask
 import pytest
 from distributed import Security
 
-from chunkinfer.clusters import tls
-from chunkinfer.clusters.security import transport
 from chunkinfer.errors import ClusterError
+from chunkinfer.tools.clusters.security import tls, transport
 
 
 def mode(path: Path) -> int:

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chunkinfer as ci
-from chunkinfer.blockwise.placement import SLOTS_PER_GPU
-from chunkinfer.clusters import settings
-from chunkinfer.clusters.one_gpu import own
-from chunkinfer.clusters.settings import scheduler_config, settings_of, worker_of, workers_of
-from chunkinfer.clusters.slurm import seconds
 from chunkinfer.errors import ClusterError
-from chunkinfer.kernel.allocator import ENVIRONMENT
+from chunkinfer.support.allocator import ENVIRONMENT
+from chunkinfer.support.device import SLOTS_PER_GPU
+from chunkinfer.tools.clusters import settings
+from chunkinfer.tools.clusters.one_gpu import own
+from chunkinfer.tools.clusters.settings import scheduler_config, settings_of, worker_of, workers_of
+from chunkinfer.tools.clusters.slurm import seconds
 from clusters import TESTS
 
 
@@ -42,7 +42,7 @@ def test_arguments_win_over_a_section_over_what_all_have() -> None:
 
 def test_a_file_of_the_site_is_enough(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("chunkinfer:\n  slurm:\n    queue: gpu\n    walltime: '08:00:00'\n")
-    code = "from chunkinfer.clusters.settings import settings_of; v = settings_of('slurm'); "
+    code = "from chunkinfer.tools.clusters.settings import settings_of; v = settings_of('slurm'); "
     code += "print(v['queue'], v['walltime'], v['cores'], v['account'])"
     environment = {**os.environ, "DASK_CONFIG": str(tmp_path), "DASK_CHUNKINFER__SLURM__ACCOUNT": "mine"}
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

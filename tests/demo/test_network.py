@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from chunkinfer.demo.network import WEIGHTS, build, load
-from chunkinfer.testing.scores import adapted_rand_error, affinities_of, segment
-from chunkinfer.testing.synthetic import synthetic_em
+from chunkinfer.tools.demo.network import WEIGHTS, build, load
+from chunkinfer.tools.demo.scores import adapted_rand_error, affinities_of, segment
+from chunkinfer.tools.demo.synthetic import synthetic_em
 
 pytest.importorskip("skimage")
 CONTEXT = (8, 24, 24)

@@ -17,8 +17,9 @@ import pytest
 from distributed import Client
 
 import chunkinfer as ci
-from chunkinfer.geometry import BlockGrid
-from chunkinfer.storage import Files, Ledger
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.stores.files import Files
 from clusters import PATIENCE, Cluster, modules
 from probes import Watched, events
 

@@ -12,9 +12,9 @@ import pytest
 from distributed import Client
 
 import chunkinfer as ci
-from chunkinfer.blockwise import placement, runner
-from chunkinfer.planning import layout
-from chunkinfer.pyramids import planning as levels
+from chunkinfer.runs.pyramids import planning as levels
+from chunkinfer.runs.schedule import placement, runner
+from chunkinfer.volumes.arrays import layout
 from probes import Watched, events, most_at_once
 
 Stored = Callable[..., str]

@@ -11,10 +11,11 @@ import pytest
 from distributed import Client
 
 import chunkinfer as ci
-from chunkinfer.blockwise import Windows, runner
-from chunkinfer.blockwise.windows import Block
 from chunkinfer.errors import RunError
-from chunkinfer.storage import Files, Ledger
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.runs.schedule import runner
+from chunkinfer.runs.schedule.batches import Block, Windows
+from chunkinfer.stores.files import Files
 from probes import Deadly, Sensitive, Watched, events, failing
 
 Start = Callable[..., Any]

@@ -11,7 +11,7 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import SettingsDiffer
-from chunkinfer.events import BLOCK_DONE, Event
+from chunkinfer.runs.events import BLOCK_DONE, Event
 from probes import Watched, convolution, events
 
 Stored = Callable[..., str]

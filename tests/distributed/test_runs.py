@@ -19,8 +19,9 @@ from distributed import Client
 
 import chunkinfer as ci
 from chunkinfer.errors import RunError
-from chunkinfer.events import BLOCK_DONE, KINDS, RETRY, RUN_ENDED, RUN_STARTED, WINDOW_SENT, WORKER_CAME, Event
-from chunkinfer.storage import Files, Ledger
+from chunkinfer.runs.events import BLOCK_DONE, KINDS, RETRY, RUN_ENDED, RUN_STARTED, WINDOW_SENT, WORKER_CAME, Event
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.stores.files import Files
 from clusters import PATIENCE, Cluster, modules
 from probes import Deadly, Watched, break_the_driver, convolution, events
 

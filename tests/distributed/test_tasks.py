@@ -17,7 +17,7 @@ import torch
 from distributed import Client
 
 import chunkinfer as ci
-from chunkinfer.blockwise import runner
+from chunkinfer.runs.schedule import runner
 from probes import Watched, convolution, events
 
 Stored = Callable[..., str]

@@ -16,9 +16,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 import chunkinfer as ci
-from chunkinfer.blockwise import placement, workers
 from chunkinfer.errors import ClusterError, PlanError, RunError, RunPaused
-from chunkinfer.events import WORKERS_AWAITED, Event
+from chunkinfer.runs.events import WORKERS_AWAITED, Event
+from chunkinfer.runs.schedule import placement, workers
 from clusters import PATIENCE, Cluster, modules
 from probes import Watched, convolution, events
 
@@ -139,13 +139,13 @@ def test_a_device_that_only_another_worker_could_have(start_cluster: Start, stor
     cluster = start_cluster("GPU=1", "")
 
     def broken(dask_worker: Any) -> None:
-        from chunkinfer.blockwise import haloed
         from chunkinfer.errors import DeviceError
+        from chunkinfer.tiling.kernel import task
 
         def missing(name: str) -> None:
             raise DeviceError("This process sees no device.")
 
-        haloed.require_device = missing
+        task.require_device = missing
 
     result = ci.infer(ci.open_volume(stored(32, 32, 32)), convolution(), patch=18, block=16)
     with cluster.client(2) as client:

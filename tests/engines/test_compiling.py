@@ -14,16 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from chunkinfer.engines import Engine, Run, Setup, exporting, fitting, inductor, onnx_engine, openvino_engine
-from chunkinfer.engines.artefacts import found as undamaged
-from chunkinfer.engines.artefacts import kept
-from chunkinfer.engines.compiled import Compiled
-from chunkinfer.engines.exported import Exported
-from chunkinfer.engines.onnx_engine import OnnxRuntime
-from chunkinfer.engines.openvino_engine import OpenVINO
-from chunkinfer.engines.torchscript import TorchScript
 from chunkinfer.errors import EngineError
-from chunkinfer.models import Model, open_model
+from chunkinfer.networks.engines import exporting, fitting, inductor, onnx_engine, openvino_engine
+from chunkinfer.networks.engines.artefacts import found as undamaged
+from chunkinfer.networks.engines.artefacts import kept
+from chunkinfer.networks.engines.compiled import Compiled
+from chunkinfer.networks.engines.contract import Engine, Run, Setup
+from chunkinfer.networks.engines.exported import Exported
+from chunkinfer.networks.engines.onnx_engine import OnnxRuntime
+from chunkinfer.networks.engines.openvino_engine import OpenVINO
+from chunkinfer.networks.engines.torchscript import TorchScript
+from chunkinfer.networks.model import Model, open_model
 from nets import EXACT, REFUSED, Entry, ValidUNet
 
 SLOW = pytest.mark.slow
@@ -152,7 +153,7 @@ def test_export_is_compiled_and_loaded(tmp_path: Path, monkeypatch: pytest.Monke
     net = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU()).eval()
     model, setup = open_model(net), setup_of((1, 1, 4, 4, 5))
     first = Exported().open(model, setup, tmp_path)
-    monkeypatch.setattr("chunkinfer.engines.exported._compile", refuse_to_work)
+    monkeypatch.setattr("chunkinfer.networks.engines.exported._compile", refuse_to_work)
     second = Exported().open(model, setup, tmp_path)
     x = noise(setup.patch)
     assert error(first(x), reference(net, x)) <= 1e-6

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from chunkinfer.blockwise import Reader
-from chunkinfer.evaluation.laying import Part
-from chunkinfer.evaluation.tables import Columns
-from chunkinfer.geometry import BlockGrid
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.objects.evaluation.laying import Part
+from chunkinfer.objects.evaluation.tables import Columns
+from chunkinfer.volumes.lazy import Reader
 
 LABELS = np.array([0, 1, 2, 3, 2**32 + 1, 2**64 - 1], np.uint64)
 """Few, so that objects are large and tables tie; some need all 64 bits."""

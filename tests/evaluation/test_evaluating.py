@@ -20,25 +20,14 @@ from skimage.metrics import adapted_rand_error, variation_of_information
 
 import chunkinfer as ci
 from chunkinfer import evaluation
-from chunkinfer.cli import objects
-from chunkinfer.errors import (
-    ChunkinferError,
-    PlanError,
-    SettingsDiffer,
-    SourceError,
-    SourceNotFound,
-    VolumeError,
-)
-from chunkinfer.evaluation import (
-    Evaluation,
-    Skeletons,
-    contact_sites,
-    error_map,
-    evaluate,
-    majority,
-    statistics,
-)
-from chunkinfer.events import BLOCK_DONE, Event
+from chunkinfer.errors import ChunkinferError, PlanError, SettingsDiffer, SourceError, SourceNotFound, VolumeError
+from chunkinfer.objects.evaluation.contacts import contact_sites
+from chunkinfer.objects.evaluation.evaluating import error_map, evaluate
+from chunkinfer.objects.evaluation.objects import majority, statistics
+from chunkinfer.objects.evaluation.report import Evaluation
+from chunkinfer.objects.evaluation.skeletons import Skeletons
+from chunkinfer.runs.events import BLOCK_DONE, Event
+from chunkinfer.tools.cli import objects
 from evaluation import oracles
 
 SHAPE = (12, 20, 24)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.metrics import adapted_rand_error, variation_of_information
 
-from chunkinfer.evaluation.mistakes import Errors
-from chunkinfer.evaluation.pairing import pairs
-from chunkinfer.evaluation.report import asked_of
-from chunkinfer.evaluation.run_length import Nodes, run_length
-from chunkinfer.evaluation.scoring import Parts, rand_scores
-from chunkinfer.evaluation.skeletons import Skeletons
+from chunkinfer.objects.evaluation.mistakes import Errors
+from chunkinfer.objects.evaluation.pairing import pairs
+from chunkinfer.objects.evaluation.report import asked_of
+from chunkinfer.objects.evaluation.run_length import Nodes, run_length
+from chunkinfer.objects.evaluation.scoring import Parts, rand_scores
+from chunkinfer.objects.evaluation.skeletons import Skeletons
 from evaluation import oracles
 
 

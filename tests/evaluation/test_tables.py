@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.evaluation.contacts import CONTACTS, Touching
-from chunkinfer.evaluation.objects import LARGEST, SIZES, VALUES, Measured, in_steps
-from chunkinfer.evaluation.pairing import PAIRS, Compared, labels_at
-from chunkinfer.evaluation.tables import Columns
+from chunkinfer.objects.evaluation.contacts import CONTACTS, Touching
+from chunkinfer.objects.evaluation.objects import LARGEST, SIZES, VALUES, Measured, in_steps
+from chunkinfer.objects.evaluation.pairing import PAIRS, Compared, labels_at
+from chunkinfer.objects.evaluation.tables import Columns
 from evaluation import oracles
 
 NONE = np.zeros((0, 3), np.int64)
@@ -112,7 +112,7 @@ def test_waiting_tables_are_joined_before_they_outgrow_the_whole(monkeypatch: py
         return reduced(self, rows)
 
     monkeypatch.setattr(Columns, "reduced", watched)
-    monkeypatch.setattr("chunkinfer.evaluation.tables.LEAST_JOIN", 10)
+    monkeypatch.setattr("chunkinfer.objects.evaluation.tables.LEAST_JOIN", 10)
     columns = Columns(keys=("label",), sums=("n",))
     label, ones = np.arange(6, dtype=np.uint64), np.ones(6, np.int64)
     table = columns.joined({"label": label, "n": ones} for _ in range(100))

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from chunkinfer.viewers import browser
-from chunkinfer.viewers.serving import Stores, started, viewer
+from chunkinfer.tools.viewers import browser
+from chunkinfer.tools.viewers.serving import Stores, started, viewer
 from exchange.cases import ARRAYS, FACTORS, Row
 
 Array = np.ndarray[Any, Any]

@@ -16,7 +16,7 @@ from distributed import Client
 
 import chunkinfer as ci
 from chunkinfer.errors import MissingChunk, MissingExtra, SourceError
-from chunkinfer.storage import ArraySpec, create
+from chunkinfer.volumes.arrays.create import ArraySpec, create
 from exchange import foreign
 from exchange.cases import ROWS, Row, about, array_of, differences, expected, read_here, write
 from exchange.page import page

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunkinfer.geometry import BlockGrid
+from chunkinfer.geometry.boxes import BlockGrid
 from chunkinfer.geometry.morton import code
 
 

@@ -11,16 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import PlanError
-from chunkinfer.geometry import (
-    AxisContract,
-    AxisLattice,
-    BlockGrid,
-    Box,
-    PatchLattice,
-    blended_axis,
-    exact_axis,
-    least_half,
-)
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.lattice import AxisLattice, PatchLattice, blended_axis, exact_axis, least_half
 from random_axes import contracts
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from distributed import Client
 
 import chunkinfer as ci
-from chunkinfer.cli import main
+from chunkinfer.tools.cli import main
 
 IMAGE = np.random.default_rng(0).integers(0, 2**16, (40, 50, 60), np.uint16)
 LABELS = (np.indices((40, 50, 60)) // 8).sum(0).astype(np.uint64)

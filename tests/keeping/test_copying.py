@@ -18,7 +18,10 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import Files, Ledger, Source, open_source
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.stores.files import Files
+from chunkinfer.volumes.arrays.open import open_source
+from chunkinfer.volumes.arrays.source import Source
 from keeping.conftest import IMAGE, LABELS, PLACE, do
 
 pytestmark = pytest.mark.usefixtures("em")
@@ -108,7 +111,7 @@ def test_source_chunks_are_read_about_once(copy: Copy, monkeypatch: pytest.Monke
         return plain(self, bounds)
 
     with monkeypatch.context() as patch:
-        patch.setattr("chunkinfer.planning.layout.COPY_BYTES", 1 << 20)
+        patch.setattr("chunkinfer.volumes.arrays.layout.COPY_BYTES", 1 << 20)
         patch.setattr(Source, "_read", counted)
         copy("sections.zarr", "cubes.zarr", format="zarr2", chunks=(32, 32, 32))
     blocks = Ledger(Files("cubes.zarr")).header()["destination"]["counts"]  # type: ignore[index]
@@ -120,7 +123,7 @@ def test_source_chunks_are_read_about_once(copy: Copy, monkeypatch: pytest.Monke
 def test_rows_of_a_flat_file_are_copied_whole(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = np.arange(64 * 128 * 512, dtype="u4").reshape(64, 128, 512)
     np.save("wide.npy", wide)
-    monkeypatch.setattr("chunkinfer.planning.layout.COPY_BYTES", 7 << 20)
+    monkeypatch.setattr("chunkinfer.volumes.arrays.layout.COPY_BYTES", 7 << 20)
     copy("wide.npy", "wide.precomputed", chunks=(64, 64, 64))
     header = Ledger(Files("wide.precomputed")).header()
     assert header is not None
@@ -131,7 +134,7 @@ def test_rows_of_a_flat_file_are_copied_whole(copy: Copy, monkeypatch: pytest.Mo
 KILLED = """
 import os, signal, sys, time
 import chunkinfer as ci
-from chunkinfer.planning import layout
+from chunkinfer.volumes.arrays import layout
 layout.COPY_BYTES = 1 << 12
 done = 0
 def kill(event):
@@ -151,7 +154,7 @@ if __name__ == "__main__":
 def test_a_copy_that_was_killed_goes_on(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED], timeout=100)
     assert killed.returncode == -signal.SIGKILL
-    monkeypatch.setattr("chunkinfer.planning.layout.COPY_BYTES", 1 << 12)
+    monkeypatch.setattr("chunkinfer.volumes.arrays.layout.COPY_BYTES", 1 << 12)
     report = copy("em.npy", "out.precomputed", chunks=(16, 16, 16))
     assert report.skipped >= 1
     assert report.computed + report.skipped == 48

@@ -17,7 +17,9 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError, OutputInUse, SourceError, SourceNotFound
-from chunkinfer.storage import ArraySpec, Files, Ledger, create
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.stores.files import Files
+from chunkinfer.volumes.arrays.create import ArraySpec, create
 from keeping.conftest import IMAGE, PLACE, do
 from storage.crashing import a_crash_after
 from storage.holding import Holder
@@ -222,7 +224,7 @@ def test_levels_of_a_run_that_was_killed_before_it_announced_them(
 ) -> None:
     """Those that were written with the image are as complete as it is; others are made anew by the same call."""
     if apart:
-        monkeypatch.setattr("chunkinfer.planning.layout.COPY_BYTES", 1)
+        monkeypatch.setattr("chunkinfer.volumes.arrays.layout.COPY_BYTES", 1)
     given: dict[str, Any] = {"chunks": (8, 16, 16), "shards": False, "pyramid": 2}
     copy("em.npy", name, **given)
     levels = [ci.open_volume(name, level=level).values for level in range(3)]
@@ -244,7 +246,7 @@ def test_levels_of_a_run_that_was_killed_before_it_announced_them(
 
 def test_levels_of_an_unfinished_run_are_none_of_them(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on with them."""
-    monkeypatch.setattr("chunkinfer.planning.layout.COPY_BYTES", 1 << 12)
+    monkeypatch.setattr("chunkinfer.volumes.arrays.layout.COPY_BYTES", 1 << 12)
     copy("em.npy", "em.ome.zarr", chunks=(8, 16, 16), shards=False, pyramid=2)
     levels = [ci.open_volume("em.ome.zarr", level=level).values for level in range(3)]
     Ledger(Files("em.ome.zarr")).forget([3, 4])
@@ -296,7 +298,7 @@ def test_a_killed_writers_file_does_not_stop_what_comes_next(copy: Copy) -> None
 @pytest.mark.smoke
 def test_without_a_terminal_nobody_is_asked(copy: Copy) -> None:
     copy("em.npy", "my out.zarr")
-    run = [sys.executable, "-m", "chunkinfer.cli", "delete", "my out.zarr"]
+    run = [sys.executable, "-m", "chunkinfer.tools.cli", "delete", "my out.zarr"]
     refused = subprocess.run(run, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=100)
     assert refused.returncode == 1
     assert "chunkinfer delete 'my out.zarr' --yes" in refused.stderr
@@ -312,7 +314,7 @@ def test_without_a_terminal_nobody_is_asked(copy: Copy) -> None:
 def test_at_a_terminal_somebody_is_asked(copy: Copy, answer: str, there: bool) -> None:
     copy("em.npy", "out.zarr")
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "chunkinfer.cli", "delete", "out.zarr"]
+    command = [sys.executable, "-m", "chunkinfer.tools.cli", "delete", "out.zarr"]
     with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         os.close(theirs)
         os.write(ours, answer.encode())

@@ -12,7 +12,9 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import SourceError, SourceNotFound
-from chunkinfer.storage import Files, Ledger, open_source
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.stores.files import Files
+from chunkinfer.volumes.arrays.open import open_source
 from keeping.conftest import IMAGE, PLACE, do
 
 pytestmark = pytest.mark.usefixtures("em")
@@ -128,7 +130,7 @@ def test_sections_that_are_missing() -> None:
 
 
 def test_a_run_that_is_not_finished(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chunkinfer.planning.layout.COPY_BYTES", 1 << 12)
+    monkeypatch.setattr("chunkinfer.volumes.arrays.layout.COPY_BYTES", 1 << 12)
     copy("em.npy", "out.zarr", chunks=(20, 25, 30))
     ledger = Ledger(Files("out.zarr"))
     blocks = ci.info("out.zarr").run["blocks"]  # type: ignore[index]

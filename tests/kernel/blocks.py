@@ -13,10 +13,15 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from chunkinfer.geometry import AxisContract, Box, PatchLattice, blended_axis, exact_axis
-from chunkinfer.kernel import Affine, Job, Output, blank, run_block, select
-from chunkinfer.kernel.block import start_block
-from chunkinfer.kernel.transfer import transfers
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.lattice import PatchLattice, blended_axis, exact_axis
+from chunkinfer.tiling.kernel.block import run_block, start_block
+from chunkinfer.tiling.kernel.job import Job
+from chunkinfer.tiling.kernel.normalize import Affine
+from chunkinfer.tiling.kernel.outputs import Output
+from chunkinfer.tiling.kernel.skip import blank, select
+from chunkinfer.tiling.kernel.transfer import transfers
 
 Array = NDArray[Any]
 Network = Callable[[torch.Tensor], torch.Tensor]

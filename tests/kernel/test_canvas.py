@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import OutputError, VolumeError
-from chunkinfer.kernel import Affine, Output
-from chunkinfer.kernel import host_canvas as host_canvas_module
+from chunkinfer.tiling.kernel import host_canvas as host_canvas_module
+from chunkinfer.tiling.kernel.normalize import Affine
+from chunkinfer.tiling.kernel.outputs import Output
 from kernel.blocks import Array, Case, cases, cuts, job_of, lattice, restless
 
 RNG = np.random.default_rng(0)
@@ -275,7 +276,7 @@ def test_another_shape_is_refused() -> None:
 
 
 def test_loops_compile_where_nothing_can_be_kept() -> None:
-    from chunkinfer.kernel.fused import compiled
+    from chunkinfer.support.jit import compiled
 
     scope: dict[str, object] = {}
     exec("def double(x):\n    return 2 * x", scope)  # numba finds no file beside which it could keep the result
@@ -283,5 +284,5 @@ def test_loops_compile_where_nothing_can_be_kept() -> None:
 
 
 def test_the_compiler_is_loaded_where_a_kernel_runs() -> None:
-    code = "import sys, chunkinfer, chunkinfer.kernel; sys.exit('numba' in sys.modules)"
+    code = "import sys, chunkinfer, chunkinfer.tiling.kernel.block; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from chunkinfer.errors import PlanError
-from chunkinfer.kernel import Job, Output, resolve_output
-from chunkinfer.kernel.outputs import ACTIVATIONS
+from chunkinfer.tiling.kernel.job import Job
+from chunkinfer.tiling.kernel.outputs import ACTIVATIONS, Output, resolve_output
 from kernel.blocks import Array, Case, job_of, lattice
 
 VOLUME = np.random.default_rng(0).standard_normal((1, 9, 12, 14)).astype("f4")

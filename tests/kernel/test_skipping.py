@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import PlanError
-from chunkinfer.geometry import Box
-from chunkinfer.kernel import resolve_empty, resolve_fill, select
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.tiling.kernel.skip import resolve_empty, resolve_fill, select
 from kernel.blocks import Array, Case, cases, cuts, job_of, lattice, restless
 
 FILL = 7

@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from chunkinfer.kernel.transfer import BUFFERS, Buffer, Cuda, OnDevice, Transfers, buffer_bytes, transfers
+from chunkinfer.tiling.kernel.transfer import BUFFERS, Buffer, Cuda, OnDevice, Transfers, buffer_bytes, transfers
 
 Array = NDArray[Any]
 POISON = 0xAB

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunkinfer.geometry import AxisContract, blended_axis
-from chunkinfer.kernel.windows import WINDOWS, axis_weights
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.lattice import blended_axis
+from chunkinfer.tiling.kernel.blend_weights import WINDOWS, axis_weights
 
 PLAIN = AxisContract(1, Fraction(1), 0, 0, (0, 0), (0,), 1)
 

@@ -15,11 +15,11 @@ import yaml
 from distributed import Security
 
 import chunkinfer as ci
-from chunkinfer.clusters.kubernetes import _name
-from chunkinfer.clusters.kubernetes_spec import SPOT, manifests, owned
-from chunkinfer.clusters.settings import settings_of
 from chunkinfer.errors import ClusterError
-from chunkinfer.kernel.allocator import ENVIRONMENT
+from chunkinfer.support.allocator import ENVIRONMENT
+from chunkinfer.tools.clusters.kubernetes import _name
+from chunkinfer.tools.clusters.kubernetes_spec import SPOT, manifests, owned
+from chunkinfer.tools.clusters.settings import settings_of
 
 jsonschema = pytest.importorskip("jsonschema")
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -233,7 +233,7 @@ def test_names() -> None:
 
 
 def test_without_the_operators_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "chunkinfer.clusters.kubernetes_operator", None)
+    monkeypatch.setitem(__import__("sys").modules, "chunkinfer.tools.clusters.kubernetes_operator", None)
     with pytest.raises(ci.errors.MissingExtra, match=re.escape('pip install "chunkinfer[kubernetes]"')):
         ci.clusters.kubernetes(image="x")
 

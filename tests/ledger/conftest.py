@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chunkinfer.storage import Files
+from chunkinfer.stores.files import Files
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chunkinfer.storage import Files
+from chunkinfer.stores.files import Files
 
 RACER = """
 import sys
-from chunkinfer.storage import Files
+from chunkinfer.stores.files import Files
 files = Files(sys.argv[1])
 print("ready", flush=True)
 for line in sys.stdin:
@@ -20,7 +20,7 @@ for line in sys.stdin:
 
 COUNTER = """
 import sys
-from chunkinfer.storage import Files
+from chunkinfer.stores.files import Files
 files, won = Files(sys.argv[1]), 0
 while won < int(sys.argv[2]):
     content, version = files.read_versioned("counter")

@@ -14,18 +14,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer.blockwise import (
-    LevelFacts,
-    ModelFacts,
-    NetworkFacts,
-    OutputFacts,
-    PassHeader,
-    RunHeader,
-    SourceFacts,
-    differences,
-)
 from chunkinfer.errors import DestinationError, SettingsDiffer
-from chunkinfer.storage import Files, Ledger
+from chunkinfer.runs.record.headers import LevelFacts, OutputFacts, PassHeader, RunHeader, differences
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.stores.files import Files
+from chunkinfer.support.facts import ModelFacts, NetworkFacts, SourceFacts
 
 SOURCES = st.builds(SourceFacts, st.none() | st.just("s3://a"), st.none() | st.text(max_size=3), array=st.none())
 PLACES = st.tuples(st.integers(0, 9), st.integers(0, 9))

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import Files
-from chunkinfer.storage import ledger as module
-from chunkinfer.storage.ledger import FAN, Ledger
-from chunkinfer.storage.segments import LONGEST, ROWS, Entry, Finished, Segment
+from chunkinfer.runs.record import ledger as module
+from chunkinfer.runs.record.ledger import FAN, Ledger
+from chunkinfer.runs.record.segments import LONGEST, ROWS, Entry, Finished, Segment
+from chunkinfer.stores.files import Files
 
 
 class Crash(Exception):
@@ -365,8 +365,8 @@ def test_history_tells_runs_apart_and_stays_short(monkeypatch: pytest.MonkeyPatc
 
 WRITER = """
 import sys
-from chunkinfer.storage import Files, ledger
-from chunkinfer.storage.segments import Entry
+from chunkinfer.stores.files import Files; from chunkinfer.runs.record import ledger
+from chunkinfer.runs.record.segments import Entry
 ledger.FAN = 4
 written = ledger.Ledger(Files(sys.argv[1]))
 print("ready", flush=True)

@@ -19,16 +19,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chunkinfer as ci
-from chunkinfer import cli
-from chunkinfer.blockwise import Lease, RunHeader
-from chunkinfer.checking.status import duration
 from chunkinfer.errors import DestinationError
-from chunkinfer.geometry import BlockGrid
-from chunkinfer.storage import Files
-from chunkinfer.storage import ledger as module
-from chunkinfer.storage.ledger import Ledger
-from chunkinfer.storage.segments import Entry
-from chunkinfer.viewers.blocks import BlockMap
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.runs.block_map import BlockMap
+from chunkinfer.runs.record import ledger as module
+from chunkinfer.runs.record.headers import RunHeader
+from chunkinfer.runs.record.lease import Lease
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.runs.record.segments import Entry
+from chunkinfer.runs.status import duration
+from chunkinfer.stores.files import Files
+from chunkinfer.tools import cli
 from headers import header_of
 
 NOW = 1.7e9

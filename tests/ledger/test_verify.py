@@ -19,10 +19,8 @@ from distributed import Client, LocalCluster
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 import chunkinfer as ci
-import chunkinfer.planning.make as make_module
-from chunkinfer import cli
-from chunkinfer.blockwise import Lease, checksum
-from chunkinfer.checking.verify import _look
+import chunkinfer.tiling.plan.resolve as make_module
+from chunkinfer.api.verify import _look
 from chunkinfer.errors import (
     DestinationError,
     ModelError,
@@ -32,10 +30,15 @@ from chunkinfer.errors import (
     SourceError,
     UntrustedModel,
 )
-from chunkinfer.geometry import Box
-from chunkinfer.planning.search import Budget
-from chunkinfer.storage import Files, failures, open_source
-from chunkinfer.storage.ledger import Ledger
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.runs.record.lease import Lease
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.runs.schedule.storing import checksum
+from chunkinfer.stores import failures
+from chunkinfer.stores.files import Files
+from chunkinfer.tiling.plan.blocks import Budget
+from chunkinfer.tools import cli
+from chunkinfer.volumes.arrays.open import open_source
 from probes import convolution
 
 FORMATS: dict[str, dict[str, Any]] = {

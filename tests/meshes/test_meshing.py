@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError, MissingExtra, PlanError, SettingsDiffer, VolumeError
-from chunkinfer.meshes import mesh
-from chunkinfer.storage.store import kvstore
+from chunkinfer.objects.meshes.meshing import mesh
+from chunkinfer.stores.store import kvstore
 from meshes.conftest import OFFSET, VOXEL, balanced, blobs, enclosed, legacy, volume_of, watertight
 
 pytest.importorskip("zmesh", reason="the extra mesh is not installed")
@@ -32,10 +32,10 @@ def labels():
 @pytest.fixture
 def several(monkeypatch):
     """Several buckets, shards and levels of detail, of volumes that are small."""
-    monkeypatch.setattr("chunkinfer.meshes.stitching.BUCKET", 20_000)
-    monkeypatch.setattr("chunkinfer.meshes.stitching.SHARD", 40_000)
-    monkeypatch.setattr("chunkinfer.meshes.stitching.MINISHARD", 4)
-    monkeypatch.setattr("chunkinfer.meshes.octree.TRIANGLES", 200)
+    monkeypatch.setattr("chunkinfer.objects.meshes.stitching.BUCKET", 20_000)
+    monkeypatch.setattr("chunkinfer.objects.meshes.stitching.SHARD", 40_000)
+    monkeypatch.setattr("chunkinfer.objects.meshes.stitching.MINISHARD", 4)
+    monkeypatch.setattr("chunkinfer.objects.meshes.octree.TRIANGLES", 200)
 
 
 def contents(folder):
@@ -145,7 +145,7 @@ def test_nothing_to_mesh(tmp_path, sharded):
 
 
 def test_large_objects_in_parts(labels, tmp_path, monkeypatch):
-    monkeypatch.setattr("chunkinfer.meshes.stitching.WHOLE", 1000)
+    monkeypatch.setattr("chunkinfer.objects.meshes.stitching.WHOLE", 1000)
     report = mesh(volume_of(labels), tmp_path / "m", ids=range(1, 9), simplify=20, block=(20, 40, 30), **QUIET)
     voxels = np.bincount(labels.ravel()) * np.prod(VOXEL)
     for label, marched, inside in zip(*(report.objects[k] for k in ("label", "marched", "volume")), strict=True):
@@ -160,8 +160,8 @@ def test_large_objects_in_parts(labels, tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from importlib import import_module
-import chunkinfer.meshes.stitching as stitching
-from chunkinfer.meshes import mesh
+import chunkinfer.objects.meshes.stitching as stitching
+from chunkinfer.objects.meshes.meshing import mesh
 
 def kill_at(module, name, number):
     owner = import_module(module)
@@ -186,19 +186,19 @@ if __name__ == "__main__":
 
 STAGES = {
     "legacy": [
-        ("chunkinfer.meshes.marching", "March.read", 3),
-        ("chunkinfer.passes", "Tables.write", 2),
-        ("chunkinfer.meshes.meshing", "to_npz", 2),
-        ("chunkinfer.passes", "Tables.write", 1),
-        ("chunkinfer.meshes.places", "Place.announce", 1),
-        ("chunkinfer.storage.files", "Files.delete_many", 1),
+        ("chunkinfer.objects.meshes.marching", "March.read", 3),
+        ("chunkinfer.runs.passes", "Tables.write", 2),
+        ("chunkinfer.objects.meshes.meshing", "to_npz", 2),
+        ("chunkinfer.runs.passes", "Tables.write", 1),
+        ("chunkinfer.objects.meshes.places", "Place.announce", 1),
+        ("chunkinfer.stores.files", "Files.delete_many", 1),
     ],
     "multires": [
-        ("chunkinfer.meshes.marching", "packed", 20),
-        ("chunkinfer.storage.ledger", "Ledger.add", 1),
-        ("chunkinfer.meshes.stitching", "Stitch.read", 2),
-        ("chunkinfer.meshes.formats", "shard", 2),
-        ("chunkinfer.meshes.places", "Place._announce", 1),
+        ("chunkinfer.objects.meshes.marching", "packed", 20),
+        ("chunkinfer.runs.record.ledger", "Ledger.add", 1),
+        ("chunkinfer.objects.meshes.stitching", "Stitch.read", 2),
+        ("chunkinfer.objects.meshes.formats", "shard", 2),
+        ("chunkinfer.objects.meshes.places", "Place._announce", 1),
     ],
 }
 """Where a process kills itself: the module, the function, and which call of it."""
@@ -226,7 +226,7 @@ def test_killed_in_every_stage(labels, segmentation, format):
 @pytest.mark.slow
 def test_killed_among_the_objects(labels, segmentation, several):
     url, expected = segmentation(labels, "killed"), segmentation(labels, "expected")
-    assert run_killed(url, "legacy", "chunkinfer.meshes.stitching", "Stitch.read", 3) == -signal.SIGKILL
+    assert run_killed(url, "legacy", "chunkinfer.objects.meshes.stitching", "Stitch.read", 3) == -signal.SIGKILL
     assert "mesh" not in json.loads((Path(url) / "info").read_bytes())  # nothing is announced yet
     report = mesh(url, url, simplify=20, block=(16, 20, 48), **QUIET)
     assert report.blocks.computed == 0
@@ -303,7 +303,7 @@ def test_draco_is_asked_for(labels, tmp_path, monkeypatch):
 
 
 def test_command(labels, segmentation):
-    shapes = import_module("chunkinfer.cli.shapes")
+    shapes = import_module("chunkinfer.tools.cli.shapes")
     url = segmentation(labels)
     words = [url, url, "--id", "2", "--id", "7", "--simplify", "10", "--format", "multires", "--sharded"]
     result = CliRunner().invoke(shapes.mesh, words)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from chunkinfer.meshes.octree import MIDDLE, STEPS, cut, octree
-from chunkinfer.meshes.simplifying import simplified
-from chunkinfer.meshes.stitching import _welded_in_parts
-from chunkinfer.meshes.welding import welded
+from chunkinfer.objects.meshes.octree import MIDDLE, STEPS, cut, octree
+from chunkinfer.objects.meshes.simplifying import simplified
+from chunkinfer.objects.meshes.stitching import _welded_in_parts
+from chunkinfer.objects.meshes.welding import welded
 from meshes.conftest import balanced, blobs, enclosed, watertight
 from meshes.test_surfaces import marched, whole
 
@@ -87,7 +87,7 @@ def test_cuts_are_shared(objects):
 
 
 def test_octree(objects, monkeypatch):
-    monkeypatch.setattr("chunkinfer.meshes.octree.TRIANGLES", 300)
+    monkeypatch.setattr("chunkinfer.objects.meshes.octree.TRIANGLES", 300)
     vertices, faces = max(objects.values(), key=lambda mesh: len(mesh[1]))
     tree = octree(vertices * (40, 8, 8), faces, 4.0)
     assert len(tree.levels) >= 3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import MissingExtra, PlanError, VolumeError
-from chunkinfer.meshes.skeletons import skeletonize
+from chunkinfer.objects.skeletons.skeletonize import skeletonize
 from meshes.conftest import OFFSET, VOXEL, volume_of
 
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunkinfer.blockwise import Reader
 from chunkinfer.errors import MissingExtra
-from chunkinfer.geometry import BlockGrid
-from chunkinfer.meshes.marching import March, packed, unpacked
-from chunkinfer.meshes.surfaces import require
-from chunkinfer.meshes.welding import borders, volume, welded
-from chunkinfer.storage import Files
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.objects.meshes.marching import March, packed, unpacked
+from chunkinfer.objects.meshes.surfaces import require
+from chunkinfer.objects.meshes.welding import borders, volume, welded
+from chunkinfer.stores.files import Files
+from chunkinfer.volumes.lazy import Reader
 from meshes.conftest import blobs, enclosed, watertight
 
 pytest.importorskip("zmesh", reason="the extra mesh is not installed")

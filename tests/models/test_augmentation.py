@@ -20,9 +20,11 @@ from torch import Tensor, nn
 import chunkinfer as ci
 import nets
 from chunkinfer.errors import ModelError, PlanError
-from chunkinfer.geometry import AxisContract, Box, PatchLattice, exact_axis
-from chunkinfer.models import open_model
-from chunkinfer.models.augmentation import Augmentation, Offset, Variant, augment
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.lattice import PatchLattice, exact_axis
+from chunkinfer.networks.augment import Augmentation, Offset, Variant, augment
+from chunkinfer.networks.model import open_model
 
 NEAREST: tuple[Offset, ...] = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
 FAR: tuple[Offset | None, ...] = (*NEAREST, (0, -3, 0), (0, 0, 2), (-1, -1, 0), (-1, 1, 0), None)

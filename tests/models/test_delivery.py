@@ -21,8 +21,8 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer.errors import ModelError, SourceError, UntrustedModel
-from chunkinfer.models import Model, deliver, open_model
-from chunkinfer.models import model as opened
+from chunkinfer.networks import model as opened
+from chunkinfer.networks.model import Model, deliver, open_model
 from clusters import Cluster
 from proxies import Proxy
 

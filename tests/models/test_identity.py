@@ -23,8 +23,9 @@ from torch import Tensor, nn
 import chunkinfer as ci
 import differing
 from chunkinfer.errors import ModelError, SettingsDiffer
-from chunkinfer.models import open_model, shippable
-from chunkinfer.models.copying import full_copy
+from chunkinfer.networks.identity import shippable
+from chunkinfer.networks.identity.copying import full_copy
+from chunkinfer.networks.model import open_model
 from differing import FUNCTIONS, NETWORKS, Base, Called, Times, written
 
 VOLUME = np.random.default_rng(0).random((18, 20, 17), np.float32)
@@ -235,7 +236,7 @@ def _edited(function: str) -> nn.Module:
 def test_a_compiled_network_is_not_taken_for_another(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chunkinfer.engines import opening
+    from chunkinfer.networks.engines import opening
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for function in ("relu", "tanh", "relu"):

@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 import chunkinfer as ci
-from chunkinfer.cli import main as cli
-from chunkinfer.engines import Setup
-from chunkinfer.engines.opening import open_network
 from chunkinfer.errors import AmbiguousOutput, ModelError, SettingsDiffer
-from chunkinfer.models import open_model, receptive_field
-from chunkinfer.models.outputs import Pick, chosen
+from chunkinfer.networks.engines.contract import Setup
+from chunkinfer.networks.engines.opening import open_network
+from chunkinfer.networks.model import open_model
+from chunkinfer.networks.outputs import Pick, chosen
+from chunkinfer.networks.receptive_field import receptive_field
+from chunkinfer.tools.cli import main as cli
 
 Array = np.ndarray[Any, Any]
 V: Array = np.random.default_rng(0).random((16, 16, 16), dtype="f4")

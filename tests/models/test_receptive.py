@@ -21,11 +21,11 @@ from torch import Tensor, nn
 import nets
 from chunkinfer.errors import MissingExtra, ModelError
 from chunkinfer.geometry.contract import AxisContract
-from chunkinfer.models import open_model
-from chunkinfer.models.declaring import contracts_of
-from chunkinfer.models.field import sizes
-from chunkinfer.models.receptive import check_trace, receptive_field
-from chunkinfer.models.verifying import cuts_for, seen_at, shape_for
+from chunkinfer.networks.field import sizes
+from chunkinfer.networks.model import open_model
+from chunkinfer.networks.probing.verifying import cuts_for, seen_at, shape_for
+from chunkinfer.networks.receptive_field import check_trace, receptive_field
+from chunkinfer.networks.stated_contract import contracts_of
 from nets import Entry
 
 Array = np.ndarray[Any, Any]

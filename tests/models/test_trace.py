@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from chunkinfer.errors import ModelError
-from chunkinfer.geometry import AxisContract, exact_axis
-from chunkinfer.models.trace import Cut, Place, Trace, at_lengths, check_patches, nan_probe, trace
-from chunkinfer.models.trace.dependence import Flags, Reach
-from chunkinfer.models.trace.subject import subjects
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.lattice import exact_axis
+from chunkinfer.networks.trace.dependence import Flags, Reach
+from chunkinfer.networks.trace.patches import Cut, Place, check_patches
+from chunkinfer.networks.trace.probe import nan_probe
+from chunkinfer.networks.trace.subject import subjects
+from chunkinfer.networks.trace.tracing import Trace, at_lengths, trace
 from nets import EXACT, REFUSED, Entry, PadsToMultiple, UNet, ValidUNet
 
 random_nets = settings(deadline=None, suppress_health_check=list(HealthCheck))

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import chunkinfer as ci
-from chunkinfer.engines import Setup
-from chunkinfer.engines.opening import open_network
 from chunkinfer.errors import ModelError, PlanError, VolumeError
-from chunkinfer.models import open_model
+from chunkinfer.networks.engines.contract import Setup
+from chunkinfer.networks.engines.opening import open_network
+from chunkinfer.networks.model import open_model
 
 Array = np.ndarray[Any, Any]
 V: Array = np.random.default_rng(0).random((14, 12, 13), dtype="f4")

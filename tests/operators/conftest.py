@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chunkinfer.planning import layout
+from chunkinfer.volumes.arrays import layout
 
 
 @pytest.fixture(autouse=True, scope="module")

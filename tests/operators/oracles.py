@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from chunkinfer import operators as op
-from chunkinfer.geometry import Box
+from chunkinfer.geometry.boxes import Box
 from pyramids.oracle import coarser
 
 Array = np.ndarray[Any, Any]

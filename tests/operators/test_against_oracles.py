@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import chunkinfer as ci
 from chunkinfer import operators as op
-from chunkinfer.blockwise import must_exchange, origin_of
-from chunkinfer.blockwise.derived import Derived
-from chunkinfer.operators import OPERATORS
+from chunkinfer.volumes.derived import Derived
+from chunkinfer.volumes.lazy import must_exchange, origin_of
+from chunkinfer.volumes.operators import OPERATORS
 from operators.oracles import CASES, Array, Draw, a_box, equalised, same, voxels
 from probes import convolution
 

@@ -22,10 +22,11 @@ from scipy import ndimage
 
 import chunkinfer as ci
 from chunkinfer import operators as op
-from chunkinfer.blockwise import must_exchange, origin_of, runner
-from chunkinfer.blockwise.derived import Derived
 from chunkinfer.errors import DestinationError, OutputError, PlanError, VolumeError
-from chunkinfer.storage.source import Bounds, Source
+from chunkinfer.runs.schedule import runner
+from chunkinfer.volumes.arrays.source import Bounds, Source
+from chunkinfer.volumes.derived import Derived
+from chunkinfer.volumes.lazy import must_exchange, origin_of
 from operators.oracles import Array, same, voxels
 from probes import convolution
 
@@ -90,7 +91,7 @@ def test_a_saved_chain_is_one_task_per_block(
 ) -> None:
     monkeypatch.setattr(runner, "TASK_SECONDS", 0.0)  # no block is so quick that it shares a task
     if fused:
-        monkeypatch.setattr("chunkinfer.saving.WORTH_A_TASK", 1)  # the lazy chunks are the blocks
+        monkeypatch.setattr("chunkinfer.api.save.WORTH_A_TASK", 1)  # the lazy chunks are the blocks
     volume = ci.open_volume(em[0], chunks=(8, 8, 8))
     chain = op.quantize(op.normalize(op.gaussian(volume, 1), range=(0, 255)))
     received = Received()

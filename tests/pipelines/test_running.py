@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner
 
 import chunkinfer as ci
-from chunkinfer import cli
 from chunkinfer import operators as op
-from chunkinfer.cli import main
 from chunkinfer.errors import ChunkinferError, MissingExtra, PipelineError, SourceError, SourceNotFound
-from chunkinfer.pipelines import Pipeline
-from chunkinfer.viewers import browser
-from chunkinfer.viewers.viewing import View
+from chunkinfer.tools import cli
+from chunkinfer.tools.cli import main
+from chunkinfer.tools.pipelines.pipeline import Pipeline
+from chunkinfer.tools.viewers import browser
+from chunkinfer.tools.viewers.viewing import View
 
 
 def do(words: str) -> str:
@@ -51,7 +51,7 @@ def same(url: str, expected: object) -> None:
 @pytest.mark.usefixtures("at_home")
 def test_a_chain_in_a_process_of_its_own_equals_the_calls() -> None:
     words = "open em.zarr normalize --percentile 1 99 infer unet.pt2 quantize save aff.zarr"
-    command = [sys.executable, "-m", "chunkinfer.cli", *words.split()]
+    command = [sys.executable, "-m", "chunkinfer.tools.cli", *words.split()]
     ran = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -251,7 +251,7 @@ def test_a_chain_is_viewed() -> None:
 @pytest.mark.usefixtures("at_home")
 def test_a_chain_is_viewed_until_ctrl_c_and_drawn_by_a_browser() -> None:
     pytest.importorskip("neuroglancer")
-    command = [sys.executable, "-u", "-m", "chunkinfer.cli", "open", "em.zarr", "gaussian", "1", "view"]
+    command = [sys.executable, "-u", "-m", "chunkinfer.tools.cli", "open", "em.zarr", "gaussian", "1", "view"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url, ends = process.stdout.readline().strip(), process.stdout.readline()
@@ -325,7 +325,7 @@ def test_runs_that_cannot_be() -> None:
 def test_errors_on_the_command_line_are_short(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("chunkinfer.cli._with_malloc_settings", lambda: None)  # it would start this process anew
+    monkeypatch.setattr("chunkinfer.tools.cli._with_malloc_settings", lambda: None)  # it would start this process anew
     monkeypatch.setattr(sys, "argv", ["chunkinfer", "open", "em.zarr", "crop", "z=0:99", "save", "out.zarr"])
     with pytest.raises(SystemExit, match="1"):
         cli.run()

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunkinfer.cli import main
 from chunkinfer.errors import PipelineError, UntrustedModel, VolumeError
-from chunkinfer.operators import OPERATORS
-from chunkinfer.pipelines import Pipeline, commands
+from chunkinfer.tools.cli import main
+from chunkinfer.tools.pipelines.commands import commands
+from chunkinfer.tools.pipelines.pipeline import Pipeline
+from chunkinfer.volumes.operators import OPERATORS
 
 CHAIN = "open em.zarr normalize --percentile 1 99 infer model.pt2 quantize save aff.precomputed"
 

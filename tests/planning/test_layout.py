@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer.geometry import AxisContract, BlockGrid, PatchLattice, blended_axis
-from chunkinfer.planning.aligning import Found, Room, aligned
-from chunkinfer.planning.blocks import Budget, choose_block, most_patches
-from chunkinfer.planning.search import Network, exact_lattices
-from chunkinfer.storage import default_chunks
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.lattice import PatchLattice, blended_axis
+from chunkinfer.tiling.plan.aligning import Found, Room, aligned
+from chunkinfer.tiling.plan.blocks import Budget, choose_block, most_patches
+from chunkinfer.tiling.plan.search import Network, exact_lattices
+from chunkinfer.volumes.arrays.chunk_shape import default_chunks
 
 FLAT = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).eval()
 CUBIC = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 3, padding=1)).eval()
@@ -195,7 +197,7 @@ def test_blocks_follow_the_chunks_that_a_destination_asks_for(tmp_path: Path) ->
         assert report.computed == 0
         stored = ci.open_volume(tmp_path / name)
         assert np.abs(stored.values - whole).max() < 1e-5
-        from chunkinfer.storage import open_source
+        from chunkinfer.volumes.arrays.open import open_source
 
         source = open_source(str(tmp_path / name))
         assert dict(zip(source.dims, source.chunks, strict=True))["z"] == asked["chunks"][1]

@@ -22,10 +22,11 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer.errors import PlanError
-from chunkinfer.models.activations import forward_pass
-from chunkinfer.planning.costs import estimate
-from chunkinfer.planning.speed import Speed, time_kernels
-from chunkinfer.storage import ArraySpec, create, store
+from chunkinfer.networks.forward_cost import forward_pass
+from chunkinfer.stores import store
+from chunkinfer.tiling.plan.costs import estimate
+from chunkinfer.tiling.plan.speed import Speed, time_kernels
+from chunkinfer.volumes.arrays.create import ArraySpec, create
 from nets import Entry, UNet
 
 V = np.random.default_rng(0).integers(0, 255, (60, 52, 72), dtype="u1")
@@ -296,7 +297,7 @@ def test_measuring_ends_in_time_and_says_what_it_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Engines and patches share one stretch of time: here it is over when the first engine was measured."""
-    monkeypatch.setattr("chunkinfer.planning.measuring.QUIET", 0.0)
+    monkeypatch.setattr("chunkinfer.tiling.plan.measuring.QUIET", 0.0)
     net: Any = nn.Conv3d(1, 1, 3, padding=1).eval()
     volume = np.zeros((96, 96, 96), np.float32)
     started = time.perf_counter()
@@ -304,7 +305,7 @@ def test_measuring_ends_in_time_and_says_what_it_left_out(
     assert time.perf_counter() - started < 60
     assert "chunkinfer: measuring torch: patches" in capsys.readouterr().err
     assert "compile not (not tried: of 30 s" in whole.engine_why
-    monkeypatch.setattr("chunkinfer.planning.speed.SECONDS", 0.0)
+    monkeypatch.setattr("chunkinfer.tiling.plan.speed.SECONDS", 0.0)
     net = nn.Conv3d(1, 1, 5, padding=2).eval()
     none = ci.plan(volume, net, engine="auto", calibrate=True)
     assert none.engine == "torch"

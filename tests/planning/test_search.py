@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer.geometry import AxisContract, BlockGrid, PatchLattice, blended_axis
-from chunkinfer.planning.blocks import STRIDES_PER_BLOCK, Budget, choose_block, most_patches
-from chunkinfer.planning.search import Network, exact_lattices
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.geometry.contract import AxisContract
+from chunkinfer.geometry.lattice import PatchLattice, blended_axis
+from chunkinfer.tiling.plan.blocks import STRIDES_PER_BLOCK, Budget, choose_block, most_patches
+from chunkinfer.tiling.plan.search import Network, exact_lattices
 from random_axes import contracts
 
 ANY_SIZE = AxisContract(1, Fraction(1), 0, 0, (0, 0), (0,), 1)

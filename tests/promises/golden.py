@@ -21,7 +21,7 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer import operators as op
-from chunkinfer.events import BLOCK_DONE, Event
+from chunkinfer.runs.events import BLOCK_DONE, Event
 
 FOLDER = Path(__file__).parent / "golden"
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from chunkinfer.storage import downsampling
-from chunkinfer.storage.downsampling import COMPILED, METHODS, downsample
+from chunkinfer.volumes.arrays import downsampling
+from chunkinfer.volumes.arrays.downsampling import COMPILED, METHODS, downsample
 from pyramids.oracle import coarser
 
 DTYPES = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]

@@ -12,7 +12,8 @@ import tensorstore as ts
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import ArraySpec, create, open_destination, open_source
+from chunkinfer.volumes.arrays.create import ArraySpec, create, open_destination
+from chunkinfer.volumes.arrays.open import open_source
 from storage.filling import fill
 
 ARRAY = np.random.default_rng(0).integers(0, 2**16, (3, 20, 24, 28), dtype="u2")

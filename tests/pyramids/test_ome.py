@@ -12,8 +12,9 @@ import zarr
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import ArraySpec, create, guess_format, open_destination, open_source
-from chunkinfer.storage import ome as ome_metadata
+from chunkinfer.volumes.arrays.create import ArraySpec, create, guess_format, open_destination
+from chunkinfer.volumes.arrays.open import open_source
+from chunkinfer.volumes.formats import ome as ome_metadata
 from storage.filling import fill
 
 ARRAY = np.random.default_rng(0).integers(0, 255, (2, 12, 20, 24), dtype="u1")

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import PlanError
-from chunkinfer.pyramids import Finest, plan_pyramid
-from chunkinfer.pyramids.planning import Pyramid, method_of
+from chunkinfer.runs.pyramids.planning import Finest, Pyramid, method_of, plan_pyramid
 
 
 def finest(**change: Any) -> Finest:

@@ -20,11 +20,15 @@ from hypothesis import strategies as st
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError, MissingChunk, OutputInUse, PlanError, SettingsDiffer, SourceError
-from chunkinfer.events import BLOCK_DONE, Event
-from chunkinfer.pyramids import planning, pyramid
-from chunkinfer.reports import RunReport
-from chunkinfer.running import Run
-from chunkinfer.storage import ArraySpec, Files, Ledger, create, open_source, write_unit
+from chunkinfer.runs.events import BLOCK_DONE, Event
+from chunkinfer.runs.pyramids import planning
+from chunkinfer.runs.pyramids.building import pyramid
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.runs.report import RunReport
+from chunkinfer.runs.run import Run
+from chunkinfer.stores.files import Files
+from chunkinfer.volumes.arrays.create import ArraySpec, create, write_unit
+from chunkinfer.volumes.arrays.open import open_source
 from headers import header_of
 from pyramids.oracle import coarser
 from storage.filling import fill
@@ -218,8 +222,8 @@ def test_levels_of_a_lossy_encoding_are_made_of_what_is_stored(tmp_path: Path, t
 
 KILLED = """
 import os, signal, sys
-from chunkinfer.events import BLOCK_DONE
-from chunkinfer.pyramids import planning, pyramid
+from chunkinfer.runs.events import BLOCK_DONE
+from chunkinfer.runs.pyramids import planning; from chunkinfer.runs.pyramids.building import pyramid
 planning.BLOCK_BYTES, planning.WORTH_A_TASK, planning.SMALLEST = 32**3, 0, 4
 left = int(sys.argv[2])
 def stop(event):

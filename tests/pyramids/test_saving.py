@@ -15,9 +15,11 @@ from distributed import Client
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError, SettingsDiffer, SourceError
-from chunkinfer.planning import layout
-from chunkinfer.pyramids import pyramid
-from chunkinfer.storage import Files, Ledger, open_source
+from chunkinfer.runs.pyramids.building import pyramid
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.stores.files import Files
+from chunkinfer.volumes.arrays import layout
+from chunkinfer.volumes.arrays.open import open_source
 from probes import convolution
 from pyramids.oracle import coarser
 
@@ -127,11 +129,11 @@ KILLED = """
 import os, signal, sys
 import dask.array as da, numpy as np, xarray as xr
 import chunkinfer as ci
-import chunkinfer.running
-from chunkinfer.events import BLOCK_DONE
-from chunkinfer.planning import layout
+import chunkinfer.runs.run
+from chunkinfer.runs.events import BLOCK_DONE
+from chunkinfer.volumes.arrays import layout
 layout.COPY_BYTES = 32**3
-chunkinfer.running.LEDGER_SECONDS = 0  # recorded before the next one is told of
+chunkinfer.runs.run.LEDGER_SECONDS = 0  # recorded before the next one is told of
 left = 3
 def stop(event):
     global left

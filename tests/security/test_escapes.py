@@ -15,8 +15,9 @@ import zarr
 
 import chunkinfer as ci
 from chunkinfer.errors import ChunkinferError, DestinationError, ModelError, SourceError
-from chunkinfer.models.files import Remote, kept
-from chunkinfer.storage import Files, locate
+from chunkinfer.networks.files import Remote, kept
+from chunkinfer.stores.files import Files
+from chunkinfer.stores.urls import locate
 
 V = np.random.default_rng(0).integers(1, 200, (32, 32, 32), dtype=np.uint8)
 
@@ -131,7 +132,7 @@ def test_a_model_has_a_name(url: str) -> None:
 
 
 def test_the_cache_replaces_links_and_never_what_they_lead_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chunkinfer.models.files import Carried, digest_of
+    from chunkinfer.networks.files import Carried, digest_of
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     digest = digest_of([b"network"])

@@ -19,8 +19,8 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer.errors import ModelError, UntrustedModel
-from chunkinfer.models import deliver, open_model
-from chunkinfer.models import model as opened
+from chunkinfer.networks import model as opened
+from chunkinfer.networks.model import deliver, open_model
 
 V = np.zeros((16, 16, 16), "f4")
 NET = nn.Conv3d(1, 1, 3, padding=1).eval()

@@ -34,7 +34,7 @@ import logging, sys, traceback
 from pathlib import Path
 import cloudpickle
 import chunkinfer as ci
-from chunkinfer.watching import JsonLines
+from chunkinfer.runs.exporters.jsonlines import JsonLines
 from distributed import Client
 from probes import Sensitive, convolution
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from chunkinfer.segmentation.graph import Graph, renamed
+from chunkinfer.objects.segmentation.graph import Graph, renamed
 
 Contact = tuple[int, int, int, int]
 """Two fragments, an affinity times SCALE, a key."""

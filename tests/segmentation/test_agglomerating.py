@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.segmentation.agglomerating import Dendrogram, _compare, agglomerate
-from chunkinfer.segmentation.graph import SCALE, Graph, renamed
+from chunkinfer.objects.segmentation.agglomerating import Dendrogram, _compare, agglomerate
+from chunkinfer.objects.segmentation.graph import SCALE, Graph, renamed
 from segmentation.pieces import Pieces, at_once, in_a_tree, pieces, united
 
 Merge = tuple[int, int, int, int, int]

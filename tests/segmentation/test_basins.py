@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import PlanError, VolumeError
-from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.segmentation.basins import block_step
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.objects.segmentation.basins import block_step
 from segmentation.watersheds import Watershed, by_definition, random_watershed, watersheds
 
 GRAPH = ("a", "b", "most", "total", "count", "key")
@@ -130,8 +130,8 @@ MEASURED = """
 import re, sys
 import numpy as np
 from pathlib import Path
-from chunkinfer.geometry import Box
-from chunkinfer.segmentation.basins import block_step, working_bytes
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.objects.segmentation.basins import block_step, working_bytes
 
 def status(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.segmentation.components import Components, components_join, components_step
-from chunkinfer.segmentation.graph import renamed
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.objects.segmentation.components import Components, components_join, components_step
+from chunkinfer.objects.segmentation.graph import renamed
 
 RANKS = {6: 1, 18: 2, 26: 3}
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from scipy import ndimage
 
 import chunkinfer as ci
-from chunkinfer.cli import main
-from chunkinfer.pipelines import Pipeline
+from chunkinfer.tools.cli import main
+from chunkinfer.tools.pipelines.pipeline import Pipeline
 
 PAGE = Path(__file__).parents[2] / "docs" / "segmentation.md"
 

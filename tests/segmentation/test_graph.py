@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.segmentation.graph import SCALE, Graph, positions, renamed, scaled
+from chunkinfer.objects.segmentation.graph import SCALE, Graph, positions, renamed, scaled
 
 ROWS = st.lists(st.tuples(*[st.integers(0, 6)] * 2, *[st.integers(0, 3)] * 2, st.integers(1, 3)), max_size=60).map(
     lambda rows: [(*row, key) for key, row in enumerate(rows)]

@@ -13,8 +13,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chunkinfer.geometry import BlockGrid
-from chunkinfer.segmentation.joining import Region, Renames, join, relabelled
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.objects.segmentation.joining import Region, Renames, join, relabelled
 from segmentation.watersheds import Watershed, join_in_a_tree, random_grid, random_watershed, watersheds
 
 SEEDS = st.integers(0, 2**32)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.segmentation.graph import SCALE, Graph, renamed
-from chunkinfer.segmentation.joining import Region, join
-from chunkinfer.segmentation.merges import contracted
-from chunkinfer.segmentation.merging import merge_by_size
+from chunkinfer.objects.segmentation.graph import SCALE, Graph, renamed
+from chunkinfer.objects.segmentation.joining import Region, join
+from chunkinfer.objects.segmentation.merges import contracted
+from chunkinfer.objects.segmentation.merging import merge_by_size
 from segmentation.pieces import Pieces, at_once, in_a_tree, pieces, united
 from segmentation.watersheds import Watershed, random_grid, watersheds
 

@@ -16,7 +16,8 @@ from distributed import Client
 import chunkinfer as ci
 from chunkinfer import operators as op
 from chunkinfer.errors import SourceError, VolumeError
-from chunkinfer.storage import Files, Ledger
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.stores.files import Files
 
 QUIET: dict[str, Any] = {"progress": False}
 

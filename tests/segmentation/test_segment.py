@@ -22,8 +22,8 @@ from scipy import ndimage
 
 import chunkinfer as ci
 from chunkinfer.errors import PlanError, SettingsDiffer, VolumeError
-from chunkinfer.geometry import Box
-from chunkinfer.segmentation.edges import Edges
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.objects.segmentation.edges import Edges
 from probes import without_voxels
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -333,8 +333,8 @@ KILLED = """
     import numpy as np
     import chunkinfer as ci
     from dataclasses import replace
-    from chunkinfer.events import BLOCK_DONE
-    from chunkinfer.session import Session
+    from chunkinfer.runs.events import BLOCK_DONE
+    from chunkinfer.runs.session import Session
 
     stage, affinities = sys.argv[2], np.load(sys.argv[1] + "/affinities.npy")
     tables = Session.tables

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from chunkinfer.geometry import BlockGrid, Box
-from chunkinfer.segmentation.basins import HALO, block_step
-from chunkinfer.segmentation.joining import Region, Renames, join, relabelled
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.objects.segmentation.basins import HALO, block_step
+from chunkinfer.objects.segmentation.joining import Region, Renames, join, relabelled
 
 KINDS = ("float32", "float32, few levels", "float32, some NaN", "8 bit", "4 bit", "8 bit, two levels")
 

@@ -24,7 +24,7 @@ from distributed import Client, Security
 
 import chunkinfer as ci
 from chunkinfer.errors import ClusterError
-from chunkinfer.kernel.allocator import ENVIRONMENT
+from chunkinfer.support.allocator import ENVIRONMENT
 from clusters import PATIENCE, TESTS
 from probes import Watched, convolution, events, most_at_once
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import chunkinfer as ci
-from chunkinfer.storage import Files, Ledger
+from chunkinfer.runs.record.ledger import Ledger
+from chunkinfer.stores.files import Files
 from clusters import PATIENCE, TESTS, Cluster
 from probes import Watched
 from proxies import Proxy
@@ -38,7 +39,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 RUN = """
 import json, sys
 import chunkinfer as ci
-from chunkinfer.watching import JsonLines
+from chunkinfer.runs.exporters.jsonlines import JsonLines
 from distributed import Client
 from probes import Watched
 from proxies import Proxy

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from chunkinfer.storage import Source
+from chunkinfer.volumes.arrays.source import Source
 
 
 def keys(shape: tuple[int, ...]) -> st.SearchStrategy[tuple[slice | int, ...]]:

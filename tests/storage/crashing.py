@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from chunkinfer.storage import erasing
+from chunkinfer.volumes.arrays import erase
 
 
 @contextmanager
 def a_crash_after(deleted: int) -> Iterator[None]:
     """What runs inside deletes so many objects and is interrupted at the next one."""
-    opened, left = erasing.kvstore, iter(range(deleted))
+    opened, left = erase.kvstore, iter(range(deleted))
 
     class Crashing:
         def __init__(self, spec: Any) -> None:
@@ -29,6 +29,6 @@ def a_crash_after(deleted: int) -> Iterator[None]:
             return getattr(self.store, name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(erasing, "kvstore", Crashing)
+        patch.setattr(erase, "kvstore", Crashing)
         with pytest.raises(KeyboardInterrupt):
             yield

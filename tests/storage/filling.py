@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from chunkinfer.storage import Destination
+from chunkinfer.volumes.arrays.destination import Destination
 
 
 def fill(destination: Destination, array: np.ndarray) -> None:

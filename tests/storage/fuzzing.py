@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from chunkinfer.errors import ChunkinferError
-from chunkinfer.storage import open_source
+from chunkinfer.volumes.arrays.open import open_source
 
 Array = np.ndarray[Any, Any]
 

@@ -11,9 +11,9 @@ EVERY = 0.2
 
 HOLD = """
 import sys, time
-from chunkinfer.blockwise import Lease
+from chunkinfer.runs.record.lease import Lease
 from chunkinfer.errors import OutputInUse
-from chunkinfer.storage import Files
+from chunkinfer.stores.files import Files
 with Lease(Files(sys.argv[1]), every=float(sys.argv[2])) as lease:
     print("held", flush=True)
     while True:

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chunkinfer as ci
-from chunkinfer.storage import ArraySpec, create, open_source
-from chunkinfer.storage.attributes import as_json
+from chunkinfer.volumes.arrays.attributes import as_json
+from chunkinfer.volumes.arrays.create import ArraySpec, create
+from chunkinfer.volumes.arrays.open import open_source
 
 FORMATS = ("zarr3", "zarr2", "ome-zarr", "ome-zarr-0.4", "precomputed", "n5")
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 import chunkinfer as ci
 from chunkinfer.errors import AmbiguousSource, MissingExtra, SourceError, SourceNotFound
-from chunkinfer.storage import flat, open_source, tiff
+from chunkinfer.volumes.arrays.open import open_source
+from chunkinfer.volumes.formats import flat, tiff
 from storage.comparing import assert_same, keys
 from storage.written import COLOUR, FILES, GREY, OME, RNG, h5, mrc
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import AmbiguousSource, MissingChunk, SourceError
-from chunkinfer.storage import open_source
+from chunkinfer.volumes.arrays.open import open_source
 from storage.comparing import assert_same
 from storage.written import ARRAY, n5
 

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import MissingChunk, SourceError, SourceNotFound
-from chunkinfer.storage import Files, open_source
-from chunkinfer.storage.ranges import size_of
+from chunkinfer.stores.files import Files
+from chunkinfer.stores.ranges import size_of
+from chunkinfer.volumes.arrays.open import open_source
 from storage.comparing import assert_same
 from storage.written import ARRAY, FILES, VOXELS, n5, stack
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 import chunkinfer as ci
 from chunkinfer.errors import AmbiguousSource, MissingChunk, MissingExtra, SourceError, SourceNotFound
-from chunkinfer.storage import open_source, pictures
-from chunkinfer.storage.decoded import DECODED, Decoded
+from chunkinfer.volumes.arrays.open import open_source
+from chunkinfer.volumes.formats.decoded import DECODED, Decoded
+from chunkinfer.volumes.formats.sections import pictures
 from storage.comparing import assert_same, keys
 from storage.written import VOXELS, picture_file, stack
 

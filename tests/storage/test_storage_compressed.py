@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import ArraySpec, create, disk
-from chunkinfer.storage.compressed_segmentation import encode_row, room_for
-from chunkinfer.storage.disk import write_files
+from chunkinfer.stores import disk
+from chunkinfer.stores.disk import write_files
+from chunkinfer.volumes.arrays.create import ArraySpec, create
+from chunkinfer.volumes.formats.precomputed.compressed_segmentation import encode_row, room_for
 
 
 def decoded(content: bytes, shape: tuple[int, ...], dtype: Any, block: tuple[int, int, int]) -> np.ndarray:
@@ -113,7 +114,7 @@ def test_blocks_of_several_threads_share_writers(tmp_path: Path) -> None:
 FORKED = """
     import os, sys
     import numpy as np
-    from chunkinfer.storage.disk import write_files
+    from chunkinfer.stores.disk import write_files
 
     write_files(sys.argv[1], [("a", np.zeros(9, "u1"))])
     child = os.fork()

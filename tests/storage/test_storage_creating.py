@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import DestinationError, SourceError, SourceNotFound
-from chunkinfer.storage import ArraySpec, Files, create, guess_format, open_destination, open_source, write_unit
-from chunkinfer.storage.urls import locate
+from chunkinfer.stores.files import Files
+from chunkinfer.stores.urls import locate
+from chunkinfer.volumes.arrays.create import ArraySpec, create, guess_format, open_destination, write_unit
+from chunkinfer.volumes.arrays.open import open_source
 from storage.crashing import a_crash_after
 from storage.filling import fill
 

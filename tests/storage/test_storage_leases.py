@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import chunkinfer as ci
-from chunkinfer.blockwise import Lease, lease
 from chunkinfer.errors import OutputInUse
-from chunkinfer.storage import Files
-from chunkinfer.storage.files import LEASE
+from chunkinfer.runs.record import lease
+from chunkinfer.runs.record.lease import Lease
+from chunkinfer.stores.files import LEASE, Files
 from clusters import PATIENCE, Cluster
 from probes import Watched
 from storage.buckets import BLOCKS, CHUNKS, Job
@@ -26,7 +26,7 @@ from storage.holding import EVERY, Holder
 
 COUNTER = """
 import sys
-from chunkinfer.storage import Files
+from chunkinfer.stores.files import Files
 files, won = Files(sys.argv[1]), 0
 while won < int(sys.argv[2]):
     content, version = files.read_versioned("counter")

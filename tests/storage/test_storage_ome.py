@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import DestinationError, SourceError
-from chunkinfer.storage import open_source
-from chunkinfer.storage.levels import open_image
+from chunkinfer.volumes.arrays.levels import open_image
+from chunkinfer.volumes.arrays.open import open_source
 
 zarr = pytest.importorskip("zarr")
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import SourceError, VolumeError
-from chunkinfer.storage import ArraySpec, create, open_source
-from chunkinfer.storage.placement import METRES, Placement, common_unit, decimal, nanometres, short_unit
+from chunkinfer.volumes.arrays.create import ArraySpec, create
+from chunkinfer.volumes.arrays.open import open_source
+from chunkinfer.volumes.arrays.placement import METRES, Placement, common_unit, decimal, nanometres, short_unit
 from storage.test_storage_reading import v3
 
 # What a unit is in metres, by hand: the table that is tested is computed.

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from chunkinfer.errors import DestinationError, SourceError
 from chunkinfer.geometry.morton import code as morton_code
-from chunkinfer.storage import ArraySpec, create, morton, open_source, write_unit
+from chunkinfer.volumes.arrays.create import ArraySpec, create, write_unit
+from chunkinfer.volumes.arrays.open import open_source
+from chunkinfer.volumes.formats.precomputed import morton
 from storage.filling import fill
 
 cloudvolume = pytest.importorskip("cloudvolume")

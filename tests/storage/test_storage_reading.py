@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import AmbiguousSource, MissingChunk, SourceError, SourceNotFound
-from chunkinfer.storage import ArraySpec, create, open_source
+from chunkinfer.volumes.arrays.create import ArraySpec, create
+from chunkinfer.volumes.arrays.open import open_source
 from storage.filling import fill
 
 zarr = pytest.importorskip("zarr")
@@ -209,11 +210,12 @@ def test_no_permission(tmp_path: Path) -> None:
     for folder in [tmp_path / "a", tmp_path, *list(tmp_path.parents)[:-2]]:
         folder.chmod(0o755)
     code = (
-        "import os, sys; import chunkinfer.storage as s, tensorstore; os.setuid(65534)\n"
-        "try: s.open_source(sys.argv[1])\n"
-        "except s.opening.SourceError as e: print(e)\n"
-        "try: s.create(sys.argv[1] + '2', s.ArraySpec(shape=(4, 4), dtype='u1', dims='yx'))\n"
-        "except s.creating.DestinationError as e: print(e)\n"
+        "import os, sys; import chunkinfer.volumes.arrays.create as c, chunkinfer.volumes.arrays.open as o\n"
+        "import tensorstore; os.setuid(65534)\n"
+        "try: o.open_source(sys.argv[1])\n"
+        "except o.SourceError as e: print(e)\n"
+        "try: c.create(sys.argv[1] + '2', s.ArraySpec(shape=(4, 4), dtype='u1', dims='yx'))\n"
+        "except c.DestinationError as e: print(e)\n"
     )
     out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True)
     assert out.stdout.count("does not allow it: missing permissions") == 2, out

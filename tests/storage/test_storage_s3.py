@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chunkinfer.blockwise import Lease
 from chunkinfer.errors import AmbiguousSource, DestinationError, MissingChunk, SourceError, SourceNotFound
-from chunkinfer.storage import ArraySpec, Files, create, open_destination, open_source
+from chunkinfer.runs.record.lease import Lease
+from chunkinfer.stores.files import Files
+from chunkinfer.volumes.arrays.create import ArraySpec, create, open_destination
+from chunkinfer.volumes.arrays.open import open_source
 from storage.filling import fill
 
 ARRAY = np.random.default_rng(0).integers(0, 255, (20, 24, 28), dtype="u1")

@@ -15,7 +15,8 @@ import xarray as xr
 
 import chunkinfer as ci
 from chunkinfer.errors import AmbiguousSource, DestinationError, MissingChunk, SourceError
-from chunkinfer.storage import ArraySpec, create, open_source
+from chunkinfer.volumes.arrays.create import ArraySpec, create
+from chunkinfer.volumes.arrays.open import open_source
 
 zarr = pytest.importorskip("zarr")
 numcodecs = pytest.importorskip("numcodecs")

@@ -13,7 +13,7 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import ChunkinferError
-from chunkinfer.storage import store
+from chunkinfer.stores import store
 
 
 @pytest.fixture(params=["closed", "mute"])

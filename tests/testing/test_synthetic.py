@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import MissingExtra
-from chunkinfer.testing.scores import adapted_rand_error, affinities_of, segment
-from chunkinfer.testing.synthetic import SyntheticEM, synthetic_em
+from chunkinfer.tools.demo.scores import adapted_rand_error, affinities_of, segment
+from chunkinfer.tools.demo.synthetic import SyntheticEM, synthetic_em
 
 ndimage = pytest.importorskip("scipy.ndimage")
 SHAPE = (20, 96, 112)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from chunkinfer.storage import ArraySpec, create
+from chunkinfer.volumes.arrays.create import ArraySpec, create
 
 VOXEL = {"z": 40.0, "y": 8.0, "x": 8.0}
 

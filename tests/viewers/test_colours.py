@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.viewers.colours import coloured, kind_of, label_colours, limits
+from chunkinfer.support.colours import coloured, kind_of, label_colours, limits
 
 
 @given(st.integers(1, 2**64 - 2))

@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from chunkinfer.api.tiling_error.curves import HEIGHT, WIDTH, Point, pareto
 from chunkinfer.errors import MissingExtra, VolumeError
-from chunkinfer.viewers.curves import DPI, HEIGHT, WIDTH, Point, pareto
+from chunkinfer.support.drawing import DPI
 
 image_module = pytest.importorskip("matplotlib.image")
 ACCENT = np.array([0xF2, 0x54, 0x2D]) / 255

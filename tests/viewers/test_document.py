@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import MissingExtra
-from chunkinfer.viewers import browser
+from chunkinfer.tools.viewers import browser
 
 pytest.importorskip("neuroglancer", reason="the extra view is not installed")
 pytest.importorskip("matplotlib")

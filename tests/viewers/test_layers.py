@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.viewers.layers import (
+from chunkinfer.tools.viewers.layers import (
     COLOURS,
     GREY,
     HEAT,
@@ -23,8 +23,8 @@ from chunkinfer.viewers.layers import (
     transform,
     view_state,
 )
-from chunkinfer.viewers.levels import opened
-from chunkinfer.viewers.levels import stored as found
+from chunkinfer.tools.viewers.levels import opened
+from chunkinfer.tools.viewers.levels import stored as found
 
 
 def lazy(shape=(20, 30, 40), dtype="uint8", size=(40, 8, 4), origin=(5, 0, -3), unit="nm"):

@@ -10,13 +10,14 @@ import pytest
 import xarray as xr
 
 from chunkinfer.errors import MissingExtra, SourceError, VolumeError
-from chunkinfer.storage import Source
-from chunkinfer.viewers import slices, thinning
-from chunkinfer.viewers.colours import label_colours
-from chunkinfer.viewers.levels import opened as levels_of
-from chunkinfer.viewers.levels import plane
-from chunkinfer.viewers.levels import stored as levels
-from chunkinfer.viewers.slices import THUMBNAIL, layout, show, thumbnails
+from chunkinfer.support import thinning
+from chunkinfer.support.colours import label_colours
+from chunkinfer.tools.viewers import slices
+from chunkinfer.tools.viewers.levels import opened as levels_of
+from chunkinfer.tools.viewers.levels import plane
+from chunkinfer.tools.viewers.levels import stored as levels
+from chunkinfer.tools.viewers.slices import THUMBNAIL, layout, show, thumbnails
+from chunkinfer.volumes.arrays.source import Source
 
 image_module = pytest.importorskip("matplotlib.image")
 
@@ -245,7 +246,7 @@ def test_a_section_of_any_size_takes_little_memory():
     """52 bytes a pixel, as it was, are 1.9 GB of these 36 million."""
     program = """
 import resource, dask.array as da, numpy as np
-from chunkinfer.viewers.slices import show
+from chunkinfer.tools.viewers.slices import show
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 show(np.zeros((8, 8, 8), "u1"))
 before = peak()

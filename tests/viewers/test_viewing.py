@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from chunkinfer.errors import MissingExtra, SourceNotFound, VolumeError
-from chunkinfer.viewers import browser
-from chunkinfer.viewers.serving import ViewError
-from chunkinfer.viewers.viewing import view
+from chunkinfer.errors import MissingExtra, SourceNotFound, ViewError, VolumeError
+from chunkinfer.tools.viewers import browser
+from chunkinfer.tools.viewers.viewing import view
 
 pytest.importorskip("neuroglancer", reason="the extra view is not installed")
 

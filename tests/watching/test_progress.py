@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from chunkinfer.events import (
+from chunkinfer.runs import progress
+from chunkinfer.runs.events import (
     BLOCK_DONE,
     BLOCK_FAILED,
     RUN_STARTED,
@@ -17,8 +18,7 @@ from chunkinfer.events import (
     WORKERS_AWAITED,
     Event,
 )
-from chunkinfer.watching import progress
-from chunkinfer.watching.progress import Progress
+from chunkinfer.runs.progress import Progress
 
 
 def started(progress: Progress) -> None:

@@ -15,11 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunkinfer import events
 from chunkinfer.errors import DestinationError, MissingExtra, SourceError
-from chunkinfer.events import Event, Events
-from chunkinfer.watching import JsonLines, Metrics, prometheus, read_events
-from chunkinfer.watching.redacting import redacted
+from chunkinfer.runs import events
+from chunkinfer.runs.events import Event, Events
+from chunkinfer.runs.exporters import prometheus
+from chunkinfer.runs.exporters.jsonlines import JsonLines, read_events
+from chunkinfer.runs.exporters.prometheus import Metrics
+from chunkinfer.support.redacting import redacted
 
 SECRET = "wJalrXUtn/FEMI+K7MDENG"
 

@@ -6,8 +6,8 @@ import re
 import shlex
 from contextlib import suppress
 
-from chunkinfer.cli import main
 from chunkinfer.errors import ChunkinferError
+from chunkinfer.tools.cli import main
 
 
 def commanded(error: ChunkinferError) -> list[str]:

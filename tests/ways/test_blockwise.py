@@ -18,14 +18,13 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 import chunkinfer as ci
-import chunkinfer.saving
-from chunkinfer.blockwise import Lease, runner, workers
+import chunkinfer.api.save
 from chunkinfer.errors import ChunkinferError
-from chunkinfer.events import BLOCK_DONE, Events
-from chunkinfer.models import open_model
-from chunkinfer.models.model import Model
-from chunkinfer.storage import Files
-from chunkinfer.storage.files import LEASE
+from chunkinfer.networks.model import Model, open_model
+from chunkinfer.runs.events import BLOCK_DONE, Events
+from chunkinfer.runs.record.lease import Lease
+from chunkinfer.runs.schedule import runner, workers
+from chunkinfer.stores.files import LEASE, Files
 from ways.advice import followed
 from ways.commands import commanded
 from ways.rows import NAMES, NET, VOLUME, VOXELS, Row, computed, each, infer, refusals, row, save
@@ -97,7 +96,7 @@ def test_lines_about_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pass
     assert not list(followed(held.value, save, {}, NAMES))
     assert commanded(held.value) == [f"status {files.url}"]
-    monkeypatch.setattr(chunkinfer.saving, "Lease", partial(Lease, every=0.1))
+    monkeypatch.setattr(chunkinfer.api.save, "Lease", partial(Lease, every=0.1))
 
     def taken(event: Any) -> None:
         if event.kind == BLOCK_DONE and files.read(LEASE) != theirs:

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer.checking import tiling_error
-from chunkinfer.cli import COMMANDS, main, options_of, told_to_a_shell
+from chunkinfer.api.tiling_error import tiling_error
 from chunkinfer.errors import ChunkinferError
+from chunkinfer.tools.cli import COMMANDS, main, told_to_a_shell
+from chunkinfer.tools.cli.advice import options_of
 from ways.advice import followed
 from ways.commands import commanded
 from ways.rows import NAMES, NET, NORM, QUIET, VOLUME, Row, each, network, refusals, row, save

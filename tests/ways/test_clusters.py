@@ -16,15 +16,17 @@ import dask
 import pytest
 
 import chunkinfer as ci
-from chunkinfer.clusters import joining, settings
 from chunkinfer.errors import ChunkinferError
+from chunkinfer.tools.clusters import joining, settings
 from ways.advice import followed
 from ways.rows import NAMES
 
 pytestmark = pytest.mark.slow
 
 # their names in the package are those of functions
-local, slurm, kubernetes = (import_module(f"chunkinfer.clusters.{name}") for name in ("local", "slurm", "kubernetes"))
+local, slurm, kubernetes = (
+    import_module(f"chunkinfer.tools.clusters.{name}") for name in ("local", "slurm", "kubernetes")
+)
 
 
 def worker(kind: str = "slurm", walltime: float | None = None, **given: Any) -> Any:
@@ -117,7 +119,7 @@ def test_lines_about_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_about_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import Security
 
-    from chunkinfer.clusters import kubernetes_operator, kubernetes_spec
+    from chunkinfer.tools.clusters import kubernetes_operator, kubernetes_spec
 
     def named(name: str | None = None) -> str:
         return kubernetes._name(name)

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 import chunkinfer as ci
-from chunkinfer.models import deliver, files, open_model, shippable
-from chunkinfer.models import model as opened
-from chunkinfer.models.receptive import check_trace
+from chunkinfer.networks import files
+from chunkinfer.networks import model as opened
+from chunkinfer.networks.identity import shippable
+from chunkinfer.networks.model import deliver, open_model
+from chunkinfer.networks.receptive_field import check_trace
 from ways.rows import AFFINITIES, NET, SHAPE, VOLUME, Row, each, infer, network, refusals, row
 
 X = torch.zeros(1, 1, *SHAPE)

@@ -15,13 +15,13 @@ import xarray as xr
 
 import chunkinfer as ci
 from chunkinfer.errors import ChunkinferError
-from chunkinfer.geometry import Box
-from chunkinfer.meshes import skeletons as thin
-from chunkinfer.meshes.stitching import Stitch
-from chunkinfer.segmentation import basins, components
-from chunkinfer.segmentation.agglomerating import agglomerate
-from chunkinfer.segmentation.graph import positions
-from chunkinfer.storage import Files
+from chunkinfer.geometry.boxes import Box
+from chunkinfer.objects.meshes.stitching import Stitch
+from chunkinfer.objects.segmentation import basins, components
+from chunkinfer.objects.segmentation.agglomerating import agglomerate
+from chunkinfer.objects.segmentation.graph import positions
+from chunkinfer.objects.skeletons import skeletonize as thin
+from chunkinfer.stores.files import Files
 from ways.advice import followed
 from ways.rows import AFFINITIES, LABELS, NAMES, NET, QUIET, SHAPE, VOLUME, Row, each, refusals, row, save
 

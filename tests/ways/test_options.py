@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from chunkinfer.cli import COMMANDS, main
-from chunkinfer.cli.advice import in_options, options_of
+from chunkinfer.tools.cli import COMMANDS, main
+from chunkinfer.tools.cli.advice import in_options, options_of
 
 INFER = options_of(["infer", "em.zarr", "out.zarr"], COMMANDS)
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from chunkinfer.errors import ChunkinferError
-from chunkinfer.pipelines import Pipeline, read_file
+from chunkinfer.tools.pipelines.files import read_file
+from chunkinfer.tools.pipelines.pipeline import Pipeline
 from ways.advice import followed
 from ways.commands import commanded
 from ways.rows import VOLUME, save

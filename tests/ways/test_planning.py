@@ -16,10 +16,10 @@ import xarray as xr
 from torch import Tensor, nn
 
 import chunkinfer as ci
-from chunkinfer.engines import openvino_engine
-from chunkinfer.engines.opening import ENGINES
-from chunkinfer.kernel.device import require_device
-from chunkinfer.planning import engine_choice
+from chunkinfer.networks.engines import openvino_engine
+from chunkinfer.networks.engines.opening import ENGINES
+from chunkinfer.support.device import require_device
+from chunkinfer.tiling.plan import engine as engine_choice
 from ways.rows import NET, STRIDED, VOLUME, Row, each, infer, refusals, row, save, settings
 
 X = torch.zeros(1, 1, *VOLUME.shape)

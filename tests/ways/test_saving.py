@@ -16,11 +16,12 @@ from dask import array as da
 from torch import nn
 
 import chunkinfer as ci
-from chunkinfer import passes
 from chunkinfer.errors import ChunkinferError, RunError, RunPaused, SettingsDiffer
-from chunkinfer.events import BLOCK_DONE
-from chunkinfer.storage.erasing import PLAN
-from chunkinfer.watching import JsonLines, Metrics, read_events
+from chunkinfer.runs import passes
+from chunkinfer.runs.events import BLOCK_DONE
+from chunkinfer.runs.exporters.jsonlines import JsonLines, read_events
+from chunkinfer.runs.exporters.prometheus import Metrics
+from chunkinfer.volumes.arrays.erase import PLAN
 from differing import Called
 from ways.advice import followed
 from ways.commands import commanded

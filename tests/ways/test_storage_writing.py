@@ -15,8 +15,10 @@ import pytest
 
 import chunkinfer as ci
 from chunkinfer.errors import DestinationError
-from chunkinfer.storage import Files, Ledger, creating, ome
-from chunkinfer.storage.ledger import _Name
+from chunkinfer.runs.record.ledger import Ledger, _Name
+from chunkinfer.stores.files import Files
+from chunkinfer.volumes.arrays import create
+from chunkinfer.volumes.formats import ome
 from ways.advice import followed
 from ways.rows import AFFINITIES, COUNT, NET, QUIET, VOLUME, Row, each, refusals, row
 from ways.stored import LIBRARIES, change
@@ -188,9 +190,7 @@ LEVELS = [
 
 def made(shape: tuple[int, ...] = (8, 8, 8), **given: Any) -> Any:
     """Below `save`, which lays out what it stores before."""
-    return creating.create(
-        f"out-{next(COUNT)}", creating.ArraySpec(shape=shape, **{"dims": "zyx", "dtype": "u1", **given})
-    )
+    return create.create(f"out-{next(COUNT)}", create.ArraySpec(shape=shape, **{"dims": "zyx", "dtype": "u1", **given}))
 
 
 CREATED = [
@@ -237,7 +237,7 @@ def said(error: DestinationError) -> None:
 
 def test_two_runs_that_begin_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(creating.erasing, "make_room", lambda location, overwrite: stored()())
+    monkeypatch.setattr(create.erase, "make_room", lambda location, overwrite: stored()())
     with pytest.raises(DestinationError, match="by another process a moment ago") as refused:
         saved(VOLUME, "v")
     said(refused.value)
@@ -247,7 +247,7 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(location: Any, objects: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(creating, "_write", full)
+    monkeypatch.setattr(create, "_write", full)
     with pytest.raises(DestinationError, match="make room there") as refused:
         saved(VOLUME, tmp_path / "v")
     said(refused.value)

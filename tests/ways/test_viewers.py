@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import chunkinfer as ci
+from chunkinfer.api.tiling_error.curves import Point, pareto
 from chunkinfer.errors import ChunkinferError
-from chunkinfer.viewers.curves import Point, pareto
-from chunkinfer.viewers.plots import side_by_side
+from chunkinfer.tools.viewers.plots import side_by_side
 from ways.advice import followed
 from ways.rows import LABELS, NAMES, VOLUME, save
 

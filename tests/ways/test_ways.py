@@ -14,7 +14,7 @@ from torch import nn
 
 import chunkinfer as ci
 from chunkinfer import operators as op
-from chunkinfer.volume import as_volume
+from chunkinfer.volumes.volume import as_volume
 from ways.rows import (
     AFFINITIES,
     COUNT,

@@ -1,0 +1,1 @@
+"""`audit`: boxes of a finished output against the whole-volume definition, and what is wrong."""

@@ -1,0 +1,1 @@
+"""`tiling_error`: error and cost against the halo."""

@@ -1,1 +1,0 @@
-"""Checks of a network and of a result: what tiling errs and costs."""

@@ -1,6 +1,0 @@
-"""``python -m chunkinfer.cli``."""
-
-from chunkinfer.cli import run
-
-if __name__ == "__main__":
-    run()

@@ -1,0 +1,1 @@
+"""Kinds of networks, one a file: torch, ONNX, OpenVINO, and any callable."""

@@ -1,0 +1,1 @@
+"""Centrelines of objects."""

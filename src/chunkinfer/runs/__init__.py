@@ -1,0 +1,1 @@
+"""Blocks computed, recorded and reported, on any cluster and after any crash."""

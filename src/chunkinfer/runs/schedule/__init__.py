@@ -1,0 +1,1 @@
+"""Blocks as tasks of dask: windows, retries, placement, writing."""

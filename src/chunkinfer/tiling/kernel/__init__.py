@@ -1,0 +1,1 @@
+"""A block's computation: gather patches, run, blend or crop, convert."""

@@ -1,0 +1,1 @@
+"""Ways to use the package: the command line, pipelines, viewers, clusters, the demo."""

@@ -1,0 +1,1 @@
+"""The main job on a volume that the package makes, and the score of its result."""

@@ -1,0 +1,1 @@
+"""Volumes looked at: Neuroglancer, slices, plots."""

@@ -1,0 +1,1 @@
+"""Stacks of pictures, a file for each section."""
