@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS.parent))
 
 BLOCK, SIDE, SECONDS = 16, 128, 0.2
 """Voxels of a block along an axis, of the volume, and seconds of a forward pass."""
@@ -38,7 +38,7 @@ CLIENT = """
 import sys
 import chunkinfer as ci
 from distributed import Client
-from probes import Watched
+from tests.lib.probes import Watched
 if __name__ == "__main__":
     volume, output, log, address, seconds = sys.argv[1:]
     with Client(address, timeout=60) as client:
@@ -51,7 +51,7 @@ class Chaos:
     """A cluster, a client and a store, and what happened to them."""
 
     def __init__(self, folder: Path, volume: str, output: str, environment: dict[str, str]) -> None:
-        from clusters import Cluster
+        from tests.lib.clusters import Cluster
 
         self.folder, self.volume, self.output, self.environment = folder, volume, output, environment
         self.log = folder / "log"
@@ -74,7 +74,7 @@ class Chaos:
             self.cluster.address,
             str(SECONDS),
         ]
-        environment = {**os.environ, **self.environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+        environment = {**os.environ, **self.environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)}
         with open(self.folder / "client.log", "ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
@@ -119,7 +119,7 @@ def store(kind: str, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     import boto3
     from moto.server import ThreadedMotoServer
 
-    from proxies import Proxy  # refuses, stalls, or does what it is asked for and does not say so
+    from tests.lib.proxies import Proxy  # refuses, stalls, or does what it is asked for and does not say so
 
     environment = {
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
@@ -171,7 +171,7 @@ def run(kind: str, kills: dict[str, int], seed: int, folder: Path) -> dict[str, 
 
 def _judged(folder: Path, output: str, blocks: int, chaos: Chaos) -> dict[str, Any]:
     import chunkinfer as ci
-    from probes import Watched
+    from tests.lib.probes import Watched
 
     ran = chaos.ran()
     undisturbed = ci.infer(ci.open_volume(folder / "volume.zarr"), Watched(folder / "other"), patch=18, block=16)

@@ -3,7 +3,7 @@
     python benchmarks/fuzz_stores.py                      # prints a table in markdown; some minutes
     python benchmarks/fuzz_stores.py --draws 50 --seed 7 --only "zarr v2" --show
 
-What is changed and who reads it is in tests/storage/fuzz_stores.py; tests/storage/fuzzing.py says what equal means.
+What is changed and who reads it is in tests/lib/storage/fuzz_stores.py; fuzzing.py beside it says what equal means.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import warnings
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS.parent))
 
-from storage.fuzz_stores import STORES  # noqa: E402
-from storage.fuzzing import Format, Tried, tried  # noqa: E402
+from tests.lib.storage.fuzz_stores import STORES  # noqa: E402
+from tests.lib.storage.fuzzing import Format, Tried, tried  # noqa: E402
 
 
 def run(format: Format, draws: int, seed: int, show: bool) -> Tried:

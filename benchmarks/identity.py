@@ -21,12 +21,12 @@ from statistics import median
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import differing
 from chunkinfer.networks.identity.copying import full_copy
 from chunkinfer.networks.identity.identity import identity_of
 from chunkinfer.networks.model import open_model
+from tests.lib import differing
 
 SEEDS = (1, 4242)
 

@@ -7,7 +7,7 @@
 
 The other tools have an environment of their own: some pin versions that this package does not have, and nothing of this
 package shall help them. Neuroglancer is the page of its Python package, which opens each store by its URL in a
-Chromium without a window. What each tool does is in tests/exchange/foreign.py and page.py, a few lines each,
+Chromium without a window. What each tool does is in tests/lib/exchange/foreign.py and page.py, a few lines each,
 and the volumes are in cases.py; CI runs the part that needs no other environment.
 """
 
@@ -33,11 +33,11 @@ from distributed import Client
 from chunkinfer.errors import ChunkinferError
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS.parent))
 
-from exchange import foreign  # noqa: E402
-from exchange.cases import ROWS, Row, about, array_of, differences, expected, read_here, write  # noqa: E402
-from exchange.page import page  # noqa: E402
+from tests.lib.exchange import foreign  # noqa: E402
+from tests.lib.exchange.cases import ROWS, Row, about, array_of, differences, expected, read_here, write  # noqa: E402
+from tests.lib.exchange.page import page  # noqa: E402
 
 OME, ZARR = ("ome-zarr-0.4", "ome-zarr"), ("zarr2", "zarr3", "ome-zarr-0.4", "ome-zarr")
 ALL = (*ZARR, "n5", "precomputed")
@@ -104,7 +104,7 @@ def run(python: str, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # Nothing of the project's environment, nor a user's settings, reaches the tool.
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     done = subprocess.run(
-        [python, str(TESTS / "exchange" / "foreign.py")], input=json.dumps(jobs), text=True,
+        [python, str(TESTS / "lib" / "exchange" / "foreign.py")], input=json.dumps(jobs), text=True,
         capture_output=True, env=clean, timeout=600,
     )  # fmt: skip
     if done.returncode:
@@ -190,7 +190,7 @@ def reading(folder: Path, python: str) -> list[list[str]]:
                 answers = run(python, jobs)
             for (name, channels, level), told in zip(todo, answers, strict=True):
                 row, path = ROWS[name], stores[name, channels]
-                # The coarser levels' voxels are compared with an oracle in tests/pyramids.
+                # The coarser levels' voxels are compared with an oracle in tests/runs/pyramids.
                 values = read_here(path, level)["values"] if level or row.tolerance else array_of(row, channels)
                 judgement = judged(named(channels, level), told, expected(row, channels, level, values), row.tolerance)
                 cells.setdefault((name, tool), []).append(judgement)
@@ -317,7 +317,7 @@ What differs is in bold. `-`: the tool does not know the format.
   the strict ones too, as ngff-zarr ships them.
 - Neuroglancer opens each store by its URL. Voxels are those that the page hands out, chunk by chunk, of both levels of
   precomputed images; of segmentations, what it draws in every section, a colour a label. The coarser levels of OME-Zarr
-  begin between voxels, which the page draws (tests/viewers) and cannot tell.
+  begin between voxels, which the page draws (tests/tools/viewers) and cannot tell.
 - Writers: tensorstore, zarr-python and ngff-zarr leave out chunks of zeros, so what others wrote is opened with
   `missing="fill"`. cloud-volume writes with `compress=False`: by default it gzips local chunks into files that no other
   tool finds, and `open_volume` refuses these with the line that unpacks them. ome-zarr-py writes no shards here, and

@@ -2,7 +2,7 @@
 
     python benchmarks/lengths.py [--draws 10000] [--first 0]
 
-Each network (tests/drawn_nets.py) sees four volumes, most of them with a patch that cuts them. What is not equal to
+Each network (tests/lib/drawn_nets.py) sees four volumes, most of them with a patch that cuts them. What is not equal to
 the network on the volume, to 1e-9 of its values in double precision, has to be refused before it runs; where the
 network refuses the volume, the plan has to say which longer one is meant, and that one is compared.
 """
@@ -17,11 +17,11 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from drawn_nets import compare, draw, volume_for
+from tests.lib.drawn_nets import compare, draw, volume_for
 
 VOLUMES = 4
 """Volumes a network is given."""

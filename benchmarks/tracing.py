@@ -17,13 +17,12 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import monai_nets
-import nets
 from chunkinfer.errors import ModelError
 from chunkinfer.networks.model import open_model
 from chunkinfer.networks.receptive_field import check_trace, receptive_field
+from tests.lib import monai_nets, nets
 
 HEAD = "| library | network | verdict | context | period | NaN spread | sound | tight | trace, s | verify, s |"
 

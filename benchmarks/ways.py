@@ -4,7 +4,7 @@
     python benchmarks/ways.py --only storage models    # of these, also which places are missing
 
 A place is a call of an error's class with ways. It is covered where a test handed such an error to
-`ways.advice.followed`, which pastes and runs each line; a line that fails ends this.
+`tests.lib.ways.advice.followed`, which pastes and runs each line; a line that fails ends this.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--only", nargs="+", default=[], help="packages, of which places that no test runs are listed")
     given = parser.parse_args()
-    users = [str(p) for p in sorted((ROOT / "tests").rglob("test_*.py")) if "from ways." in p.read_text()]
+    users = [str(p) for p in sorted((ROOT / "tests").rglob("test_*.py")) if "from tests.lib.ways." in p.read_text()]
     found = followed(users)
     every, run = Counter[str](), Counter[str]()
     missing = []

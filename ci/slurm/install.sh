@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# SLURM for the tests in tests/slurm, which are skipped without it. Does nothing where it is there, or without root.
+# SLURM for the tests in tests/tools/clusters/slurm, which are skipped without it.
+# Does nothing where it is there, or without root.
 set -euo pipefail
 command -v slurmctld > /dev/null && exit
 [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || { echo "no SLURM: its tests are skipped"; exit; }

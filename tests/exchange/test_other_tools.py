@@ -17,9 +17,9 @@ from distributed import Client
 import chunkinfer as ci
 from chunkinfer.errors import MissingChunk, MissingExtra, SourceError
 from chunkinfer.volumes.arrays.create import ArraySpec, create
-from exchange import foreign
-from exchange.cases import ROWS, Row, about, array_of, differences, expected, read_here, write
-from exchange.page import page
+from tests.lib.exchange import foreign
+from tests.lib.exchange.cases import ROWS, Row, about, array_of, differences, expected, read_here, write
+from tests.lib.exchange.page import page
 
 Stores = Callable[[str, int], Path]
 

@@ -14,7 +14,7 @@ from chunkinfer.errors import PlanError
 from chunkinfer.geometry.boxes import BlockGrid, Box
 from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.geometry.lattice import AxisLattice, PatchLattice, blended_axis, exact_axis, least_half
-from random_axes import contracts
+from tests.lib.random_axes import contracts
 
 
 @st.composite

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import SettingsDiffer
-from promises.golden import FOLDER, RUNS, blocks_of
+from tests.promises.golden import FOLDER, RUNS, blocks_of
 
 QUICK = ("exact", "copy", "pyramid", "segment")
 NAMES = [pytest.param(n, marks=() if n in QUICK else (pytest.mark.slow, pytest.mark.smoke)) for n in RUNS]
