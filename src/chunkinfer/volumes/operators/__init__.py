@@ -9,7 +9,8 @@ module                                  purpose
 ======================================  ==========================================================================
 intensity, filters, combining           what users call
 over_channels, shapes
-steps, contrast, histograms             what is done to a box
+steps, resampling, around, contrast     what is done to a box, and to the blocks of dask arrays
+histograms                              values of a whole volume
 arguments, applying                     numbers per axis; functions of your own, checked where they are called
 lazy                                    from a step to a lazy volume
 ======================================  ==========================================================================

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.geometry.boxes import Box
 from chunkinfer.support.tokens import keep_tokens
+from chunkinfer.volumes.operators.around import exchanged
+from chunkinfer.volumes.operators.steps import Made
 
 BINS = 256
 
@@ -49,6 +52,12 @@ class Clahe:
         for index in np.ndindex(*box.shape[:-2]):
             found[index] = self._section(binned[index], box, seen[0])
         return found
+
+    def chunks(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(sizes)
+
+    def on_arrays(self, arrays: Sequence[da.Array], made: Made) -> da.Array:
+        return exchanged(self, self.halo, arrays[0], made)
 
     def _tiles(self, axis: int, size: int, start: int, stop: int) -> tuple[int, int]:
         """The tiles whose middles are around the voxels ``[start, stop)``."""

@@ -13,9 +13,9 @@ from chunkinfer.errors import VolumeError
 from chunkinfer.support.tokens import keep_tokens
 from chunkinfer.volumes.operators.applying import applied, imported
 from chunkinfer.volumes.operators.arguments import lengths, whole_numbers
+from chunkinfer.volumes.operators.around import Local
 from chunkinfer.volumes.operators.contrast import Clahe
 from chunkinfer.volumes.operators.lazy import Declared, opened, result_of
-from chunkinfer.volumes.operators.steps import Local
 
 TRUNCATE = 4.0
 """Standard deviations at which a Gaussian ends."""

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask.array.overlap import ensure_minimum_chunksize
 from dask.base import tokenize
-from numpy.typing import NDArray
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.geometry.boxes import BlockGrid, Box
-from chunkinfer.support.payload import Payload, networks_of
-from chunkinfer.volumes.derived import Step, as_declared, derived_array
+from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.support.payload import networks_of
+from chunkinfer.volumes.derived import as_declared, derived_array
 from chunkinfer.volumes.frame import Frame
 from chunkinfer.volumes.lazy import check_reads, must_exchange, origin_of
-from chunkinfer.volumes.operators.contrast import Clahe
-from chunkinfer.volumes.operators.steps import (
-    Chosen,
-    Coarser,
-    Finer,
-    Function,
-    Local,
-    Masked,
-    Moved,
-    OverChannels,
-    Voxelwise,
-)
+from chunkinfer.volumes.operators.steps import Function, Made, Operation, Voxelwise
 from chunkinfer.volumes.volume import Volume, as_volume
 
 
@@ -79,7 +65,9 @@ def opened(volume: Any, beside: Volume | None = None) -> Volume:
     return found
 
 
-def result_of(step: Step, volume: Volume, declared: Declared, *others: Any, chunks: Sequence[int] | None = None) -> Any:
+def result_of(
+    step: Operation, volume: Volume, declared: Declared, *others: Any, chunks: Sequence[int] | None = None
+) -> Any:
     """The lazy result, of the kind that the volume was given as.
 
     Where every array can be read by boxes, the result can too: one task, and one read of the source with all halos
@@ -106,11 +94,14 @@ def result_of(step: Step, volume: Volume, declared: Declared, *others: Any, chun
     """
     arrays = [volume.array, *others]
     if any(isinstance(array, da.Array) and must_exchange(array) for array in arrays):
-        array = _on_blocks(step, arrays, declared)
+        blocks = [as_declared(array) if isinstance(array, da.Array) else array for array in arrays]
+        token = tokenize(step, *blocks, declared.shape, declared.dtype)
+        made = Made(f"{type(step).__name__.lower()}-{token}", declared.shape, declared.dtype)
+        array = step.on_arrays(blocks, made)
         array = array if chunks is None else array.rechunk(tuple(chunks))
     else:
         inputs = [origin_of(array) if isinstance(array, da.Array) else array for array in arrays]
-        sizes = chunks or _chunks(step, volume.array)
+        sizes = chunks or step.chunks([max(axis) for axis in volume.array.chunks])
         sizes = tuple(min(size, n) for size, n in zip(sizes, declared.shape, strict=True))
         grid = BlockGrid.regular(declared.shape, sizes)
         needed = [step.reads(box) for box in grid.sample()]
@@ -136,127 +127,3 @@ def voxelwise(function: Function, volume: Volume, declared: Declared, *others: t
         for array, dims in arrays
     )
     return result_of(Voxelwise(function, follows), volume, declared, *(array for array, _ in others))
-
-
-def _chunks(step: Step, array: da.Array) -> list[int]:
-    """Of the lazy result: as the input's, in its own voxels."""
-    sizes = [max(axis) for axis in array.chunks]
-    match step:
-        case Coarser():
-            return [-(-size // f) for size, f in zip(sizes, step.factors, strict=True)]
-        case Finer():
-            return [size * f for size, f in zip(sizes, step.factors, strict=True)]
-        case Moved():
-            return [sizes[d] for d in step.axes]
-        case Chosen():
-            return [len(step.channels), *sizes[1:]]
-        case OverChannels():
-            return sizes[1:]
-    return sizes
-
-
-def _on_blocks(step: Step, arrays: Sequence[Any], declared: Declared) -> da.Array:
-    """The same with dask's own operations, for arrays whose blocks are computed once and lie where they are."""
-    arrays = [as_declared(array) if isinstance(array, da.Array) else array for array in arrays]
-    array = arrays[0]
-    dtype = declared.dtype
-    name = f"{type(step).__name__.lower()}-{tokenize(step, *arrays, declared.shape, dtype)}"
-    about: dict[str, Any] = {"name": name, "dtype": dtype, "meta": np.empty((0,) * len(declared.shape), dtype)}
-    result: da.Array
-    match step:
-        case Voxelwise():
-            result = _voxelwise(step, [da.asarray(each) for each in arrays], about)
-        case OverChannels():
-            result = da.map_blocks(step.function, array.rechunk({0: -1}), drop_axis=0, **about)
-        case Chosen():
-            array = array.rechunk({0: -1})
-            chunks = ((len(step.channels),), *array.chunks[1:])
-            result = da.map_blocks(step.on_blocks, array, chunks=chunks, **about)
-        case Coarser():
-            array = array.rechunk(tuple(_multiples(c, f) for c, f in zip(array.chunks, step.factors, strict=True)))
-            cells = (tuple(-(-c // f) for c in axis) for axis, f in zip(array.chunks, step.factors, strict=True))
-            result = da.map_blocks(step.on_blocks, array, chunks=tuple(cells), **about)
-        case Finer():
-            cells = (tuple(c * f for c in axis) for axis, f in zip(array.chunks, step.factors, strict=True))
-            result = da.map_blocks(step.on_blocks, array, chunks=tuple(cells), **about)
-        case Moved():
-            result = _moved(step, array, declared)
-        case Masked():
-            reader = Payload("reader", f"reader-{tokenize(step.mask, arrays[1])}", step.mask.reader)  # once per worker
-            result = da.map_blocks(
-                _masked, array, step=step, reader=reader.delayed(), grid=BlockGrid(array.chunks), **about
-            )
-        case Local() | Clahe():
-            result = _exchanging(step, array, about)
-        case _:
-            raise TypeError(f"{step!r} is of no kind that blocks can exchange.")
-    return result
-
-
-def _masked(
-    part: NDArray[Any], step: Masked, reader: Payload, grid: BlockGrid, block_id: tuple[int, ...] = ()
-) -> NDArray[Any]:
-    box = grid.box(block_id)
-    seen = step.reads(box)
-    return step.compute(box, seen, (part, reader.open().read(seen[1])))
-
-
-def _exchanging(step: Local | Clahe, array: da.Array, about: dict[str, Any]) -> da.Array:
-    """Blocks with the voxels around them. An axis whose blocks are thinner than these is cut less, or not at all."""
-    depth, chunks = {}, []
-    for axis, (sizes, halo) in enumerate(zip(array.chunks, step.halo, strict=True)):
-        whole = len(sizes) == 1 or sum(sizes) <= 2 * halo
-        depth[axis] = 0 if whole else halo
-        chunks.append((sum(sizes),) if whole else tuple(ensure_minimum_chunksize(halo, sizes)))
-    array = array.rechunk(tuple(chunks))
-    result: da.Array = da.map_overlap(
-        _with_halo, array, depth=depth, boundary="none", trim=False, allow_rechunk=False, chunks=array.chunks,
-        step=step, grid=BlockGrid(array.chunks), halo=tuple(depth.values()), **about,
-    )  # fmt: skip
-    return result
-
-
-def _with_halo(
-    part: NDArray[Any], step: Local | Clahe, grid: BlockGrid, halo: tuple[int, ...], block_id: tuple[int, ...] = ()
-) -> NDArray[Any]:
-    box = grid.box(block_id)
-    start = tuple(max(0, a - h) for a, h in zip(box.start, halo, strict=True))
-    seen = Box(start, tuple(a + n for a, n in zip(start, part.shape, strict=True)))
-    return step.compute(box, (seen,), (part,))
-
-
-def _voxelwise(step: Voxelwise, arrays: Sequence[da.Array], about: dict[str, Any]) -> da.Array:
-    """One task per block: the other arrays take the first one's blocks."""
-    first = arrays[0]
-    pairs: list[Any] = []
-    for array, axes in zip(arrays, step.follows, strict=True):
-        cut = {mine: (1,) if d is None else first.chunks[d] for mine, d in enumerate(axes)}
-        # An axis of one voxel gets an index that the result lacks: its block goes to all.
-        pairs += [array.rechunk(cut), tuple(first.ndim + mine if d is None else d for mine, d in enumerate(axes))]
-    result: da.Array = da.blockwise(
-        step.on_blocks, tuple(range(first.ndim)), *pairs, concatenate=True, align_arrays=False, **about
-    )
-    return result
-
-
-def _multiples(axis: Sequence[int], factor: int) -> tuple[int, ...]:
-    """Chunks along an axis whose inner edges are multiples of a factor, as near as can be to those given."""
-    n, total = sum(axis), 0
-    edges = {0, n}
-    for size in axis:
-        total += size
-        edges.add(n if total == n else total // factor * factor)
-    return tuple(b - a for a, b in pairwise(sorted(edges)))
-
-
-def _moved(step: Moved, array: da.Array, declared: Declared) -> da.Array:
-    array = array.transpose(step.axes)
-    missing, inside = [], []
-    for start, n, have in zip(step.start, declared.shape, array.shape, strict=True):
-        missing.append((max(0, -start), max(0, start + n - have)))
-        inside.append(slice(max(0, start), min(have, start + n)))
-    result: da.Array = array[tuple(inside)]
-    if any(map(any, missing)):
-        about = {} if step.mode == "edge" else {"constant_values": step.fill}
-        result = da.pad(result, missing, step.mode, **about)
-    return result

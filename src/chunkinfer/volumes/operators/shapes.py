@@ -18,7 +18,7 @@ from chunkinfer.volumes.arrays.downsampling import downsample as coarse
 from chunkinfer.volumes.frame import Frame
 from chunkinfer.volumes.operators.arguments import check_unit, fill_of, whole_numbers
 from chunkinfer.volumes.operators.lazy import Declared, opened, result_of
-from chunkinfer.volumes.operators.steps import Coarser, Finer, Moved
+from chunkinfer.volumes.operators.resampling import Coarser, Finer, Moved
 from chunkinfer.volumes.volume import Volume
 
 

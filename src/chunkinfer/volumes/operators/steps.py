@@ -1,26 +1,62 @@
 """What an operator does to a box, in the few kinds that there are.
 
-A step says which boxes of its inputs a box of its result needs, and computes it; it knows shapes, never stores or dask.
-Each is a value: it is compared, shipped and tokenized by its fields, so functions are those of modules, with their
-parameters bound by `functools.partial`.
+A step says which boxes of its inputs a box of its result needs, and computes it; and it says the same in dask's own
+words, for arrays whose blocks are computed once and lie where they are. Each is a value: it is compared, shipped and
+tokenized by its fields, so functions are those of modules, with their parameters bound by `functools.partial`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Protocol, TypedDict, cast
 
+import dask.array as da
 import numpy as np
+from dask.base import tokenize
 from numpy.typing import NDArray
 
-from chunkinfer.geometry.boxes import Box
+from chunkinfer.geometry.boxes import BlockGrid, Box
+from chunkinfer.support.payload import Payload
 from chunkinfer.support.tokens import keep_tokens
+from chunkinfer.volumes.derived import Step
 from chunkinfer.volumes.lazy import Reader
 from chunkinfer.volumes.masks import Mask
 
 Function = Callable[..., NDArray[Any]]
 """Numpy arrays to a numpy array."""
+
+
+class Labelled(TypedDict):
+    """What `dask.array.map_blocks` is told of an array that it makes."""
+
+    name: str
+    dtype: np.dtype[Any]
+    meta: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A lazy array that a step makes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def labels(self) -> Labelled:
+        """For `dask.array.map_blocks`."""
+        return {"name": self.name, "dtype": self.dtype, "meta": np.empty((0,) * len(self.shape), self.dtype)}
+
+
+class Operation(Step, Protocol):
+    """A step that also works on the blocks of dask arrays."""
+
+    def chunks(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Chunks of the result, of a first input with chunks of such sizes."""
+
+    def on_arrays(self, arrays: Sequence[da.Array], made: Made) -> da.Array:
+        """The result in dask's own words, out of blocks that lie where they are."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +73,9 @@ class Voxelwise:
         return tuple(Box(tuple(a for a, _ in each), tuple(b for _, b in each)) for each in spans)
 
     def compute(self, box: Box, seen: tuple[Box, ...], parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return self.on_blocks(*parts)
+        return self.on_block(*parts)
 
-    def on_blocks(self, *parts: NDArray[Any]) -> NDArray[Any]:
+    def on_block(self, *parts: NDArray[Any]) -> NDArray[Any]:
         """The function of blocks as they lie in their arrays."""
         laid = []
         for part, axes in zip(parts, self.follows, strict=True):
@@ -49,6 +85,21 @@ class Voxelwise:
                     shape[d] = n
             laid.append(part.reshape(shape))
         return self.function(*laid)
+
+    def chunks(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(sizes)
+
+    def on_arrays(self, arrays: Sequence[da.Array], made: Made) -> da.Array:
+        """One task per block: the other arrays take the first one's blocks."""
+        first, pairs = da.asarray(arrays[0]), list[Any]()
+        for array, axes in zip(map(da.asarray, arrays), self.follows, strict=True):
+            cut = {mine: (1,) if d is None else first.chunks[d] for mine, d in enumerate(axes)}
+            # An axis of one voxel gets an index that the result lacks: its block goes to all.
+            pairs += [array.rechunk(cut), tuple(first.ndim + mine if d is None else d for mine, d in enumerate(axes))]
+        result: da.Array = da.blockwise(
+            self.on_block, tuple(range(first.ndim)), *pairs, concatenate=True, align_arrays=False, **made.labels
+        )
+        return result
 
 
 @dataclass(frozen=True)
@@ -65,6 +116,13 @@ class OverChannels:
     def compute(self, box: Box, seen: tuple[Box, ...], parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
         return self.function(parts[0])
 
+    def chunks(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(sizes[1:])
+
+    def on_arrays(self, arrays: Sequence[da.Array], made: Made) -> da.Array:
+        result: da.Array = da.map_blocks(self.function, arrays[0].rechunk({0: -1}), drop_axis=0, **made.labels)
+        return result
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -80,114 +138,18 @@ class Chosen:
     def compute(self, box: Box, seen: tuple[Box, ...], parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
         return parts[0][[c - seen[0].start[0] for c in self.channels[box.start[0] : box.stop[0]]]]
 
-    def on_blocks(self, voxels: NDArray[Any]) -> NDArray[Any]:
+    def on_block(self, voxels: NDArray[Any]) -> NDArray[Any]:
         """Of a block with all channels."""
         return voxels[list(self.channels)]
 
+    def chunks(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        return len(self.channels), *sizes[1:]
 
-@dataclass(frozen=True)
-class Local:
-    """Each voxel out of those around it. At the volume's faces the function sees where the volume ends."""
-
-    function: Function
-    """Of an array to one of the same shape."""
-    halo: tuple[int, ...]
-    """Voxels that are needed on each side, per axis."""
-    shape: tuple[int, ...]
-
-    def reads(self, box: Box) -> tuple[Box, ...]:
-        grown = Box(
-            tuple(a - h for a, h in zip(box.start, self.halo, strict=True)),
-            tuple(b + h for b, h in zip(box.stop, self.halo, strict=True)),
-        )
-        return (grown & Box.of_shape(self.shape),)
-
-    def compute(self, box: Box, seen: tuple[Box, ...], parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return self.function(parts[0])[box.relative_to(seen[0].start).slices]
-
-
-@dataclass(frozen=True)
-class Coarser:
-    """Each voxel out of a cell of the input: cells of ``factors`` voxels, from voxel 0; the last may be cut short."""
-
-    function: Function
-    """Of an array that begins at a cell's corner, and the factors."""
-    factors: tuple[int, ...]
-    shape: tuple[int, ...]
-    """Of the input."""
-
-    def reads(self, box: Box) -> tuple[Box, ...]:
-        start = tuple(a * f for a, f in zip(box.start, self.factors, strict=True))
-        stop = tuple(min(b * f, n) for b, f, n in zip(box.stop, self.factors, self.shape, strict=True))
-        return (Box(start, stop),)
-
-    def compute(self, box: Box, seen: tuple[Box, ...], parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return self.on_blocks(parts[0])
-
-    def on_blocks(self, voxels: NDArray[Any]) -> NDArray[Any]:
-        """Of a block that begins at a cell's corner."""
-        return self.function(voxels, self.factors)
-
-
-@dataclass(frozen=True)
-class Finer:
-    """Each voxel of the input becomes a cell of ``factors`` equal voxels."""
-
-    factors: tuple[int, ...]
-
-    def reads(self, box: Box) -> tuple[Box, ...]:
-        start = tuple(a // f for a, f in zip(box.start, self.factors, strict=True))
-        stop = tuple(-(-b // f) for b, f in zip(box.stop, self.factors, strict=True))
-        return (Box(start, stop),)
-
-    def compute(self, box: Box, seen: tuple[Box, ...], parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        corner = [a * f for a, f in zip(seen[0].start, self.factors, strict=True)]
-        return self.on_blocks(parts[0])[box.relative_to(corner).slices]
-
-    def on_blocks(self, voxels: NDArray[Any]) -> NDArray[Any]:
-        """Of any block."""
-        for axis, factor in enumerate(self.factors):
-            voxels = np.repeat(voxels, factor, axis) if factor > 1 else voxels
-        return voxels
-
-
-@dataclass(frozen=True)
-class Moved:
-    """Voxels in other places: crop, pad and transpose."""
-
-    axes: tuple[int, ...]
-    """For each axis of the result: the input's axis."""
-    start: tuple[int, ...]
-    """The input's index, along each axis of the result, that is the result's index 0; negative where it was padded."""
-    shape: tuple[int, ...]
-    """Of the input."""
-    mode: str = "constant"
-    """Outside of the input: "constant" or "edge"."""
-    fill: float = 0
-
-    def reads(self, box: Box) -> tuple[Box, ...]:
-        spans = [(0, 0)] * len(self.shape)
-        for d, a, b, s in zip(self.axes, box.start, box.stop, self.start, strict=True):
-            n = self.shape[d]
-            low, high = max(0, min(a + s, n)), max(0, min(b + s, n))
-            if self.mode == "edge":  # at least the voxel that is repeated
-                low, high = min(low, n - 1), max(high, 1)
-            spans[d] = low, high
-        return (Box(tuple(a for a, _ in spans), tuple(b for _, b in spans)),)
-
-    def compute(self, box: Box, seen: tuple[Box, ...], parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        part = parts[0].transpose(self.axes)
-        if part.shape == box.shape:
-            return part
-        if part.size == 0:
-            return np.full(box.shape, self.fill, part.dtype)
-        missing = []
-        for d, a, s, n, m in zip(self.axes, box.start, self.start, box.shape, part.shape, strict=True):
-            before = min(max(0, seen[0].start[d] - (a + s)), n - m)
-            missing.append((before, n - m - before))
-        if self.mode == "edge":
-            return np.pad(part, missing, "edge")
-        return np.pad(part, missing, constant_values=self.fill)
+    def on_arrays(self, arrays: Sequence[da.Array], made: Made) -> da.Array:
+        array = arrays[0].rechunk({0: -1})
+        chunks = ((len(self.channels),), *array.chunks[1:])
+        result: da.Array = da.map_blocks(self.on_block, array, chunks=chunks, **made.labels)
+        return result
 
 
 @dataclass(frozen=True)
@@ -209,8 +171,27 @@ class Masked:
         wanted = replace(self.mask, reader=cast(Reader, lambda seen: read))(self._space(box))
         return np.where(wanted, voxels, voxels.dtype.type(self.fill))
 
+    def chunks(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(sizes)
+
+    def on_arrays(self, arrays: Sequence[da.Array], made: Made) -> da.Array:
+        array, mask = arrays
+        reader = Payload("reader", f"reader-{tokenize(self.mask, mask)}", self.mask.reader)  # once per worker
+        result: da.Array = da.map_blocks(
+            _masked, array, step=self, reader=reader.delayed(), grid=BlockGrid(array.chunks), **made.labels
+        )
+        return result
+
     def _space(self, box: Box) -> Box:
         return Box(box.start[self.leading :], box.stop[self.leading :])
+
+
+def _masked(
+    part: NDArray[Any], step: Masked, reader: Payload, grid: BlockGrid, block_id: tuple[int, ...] = ()
+) -> NDArray[Any]:
+    box = grid.box(block_id)
+    seen = step.reads(box)
+    return step.compute(box, seen, (part, reader.open().read(seen[1])))
 
 
 keep_tokens(globals(), "chunkinfer.operators.steps")
