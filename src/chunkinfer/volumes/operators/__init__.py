@@ -19,26 +19,25 @@ lazy                                    from a step to a lazy volume
 from collections.abc import Callable
 from typing import Any
 
-from chunkinfer.volumes.operators.combining import add, combine, mask, maskout, multiply
-from chunkinfer.volumes.operators.filters import apply, clahe, gaussian, median
-from chunkinfer.volumes.operators.intensity import cast, dequantize, invert, normalize, quantize, threshold
-from chunkinfer.volumes.operators.over_channels import argmax, channels, mean_channel, vote
-from chunkinfer.volumes.operators.shapes import crop, downsample, pad, rechunk, transpose, upsample
+from chunkinfer.volumes.operators import combining, filters, intensity, over_channels, shapes
+from chunkinfer.volumes.operators.combining import *
+from chunkinfer.volumes.operators.filters import *
+from chunkinfer.volumes.operators.intensity import *
+from chunkinfer.volumes.operators.over_channels import *
+from chunkinfer.volumes.operators.shapes import *
 
 OPERATORS: dict[str, Callable[..., Any]] = {
-    function.__name__.replace("_", "-"): function
-    for function in (
-        normalize, clahe, invert, cast, quantize, dequantize, threshold,
-        mask, multiply, add, combine, maskout,
-        channels, argmax, vote, mean_channel,
-        crop, pad, transpose, downsample, upsample, rechunk,
-        gaussian, median, apply,
-    )
-}  # fmt: skip
-"""Every operator, by the name of its command."""
+    name.replace("_", "-"): getattr(module, name)
+    for module in (intensity, combining, over_channels, shapes, filters)
+    for name in module.__all__
+}
+"""Every operator, by the name of its command: what its module's ``__all__`` lists."""
 
 __all__ = [
-    "OPERATORS", "add", "apply", "argmax", "cast", "channels", "clahe", "combine", "crop", "dequantize", "downsample",
-    "gaussian", "invert", "mask", "maskout", "mean_channel", "median", "multiply", "normalize", "pad", "quantize",
-    "rechunk", "threshold", "transpose", "upsample", "vote",
-]  # fmt: skip
+    "OPERATORS",
+    *intensity.__all__,
+    *combining.__all__,
+    *over_channels.__all__,
+    *shapes.__all__,
+    *filters.__all__,
+]

@@ -21,6 +21,8 @@ from chunkinfer.volumes.operators.lazy import Declared, opened, result_of, voxel
 from chunkinfer.volumes.operators.steps import Function, Masked
 from chunkinfer.volumes.volume import Volume
 
+__all__ = ["add", "combine", "mask", "maskout", "multiply"]
+
 FUNCTIONS: dict[str, Function] = {
     "add": np.add,
     "subtract": np.subtract,

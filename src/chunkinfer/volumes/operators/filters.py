@@ -17,6 +17,8 @@ from chunkinfer.volumes.operators.around import Local
 from chunkinfer.volumes.operators.contrast import Clahe
 from chunkinfer.volumes.operators.lazy import Declared, opened, result_of
 
+__all__ = ["apply", "clahe", "gaussian", "median"]
+
 TRUNCATE = 4.0
 """Standard deviations at which a Gaussian ends."""
 

@@ -16,6 +16,8 @@ from chunkinfer.volumes.operators.arguments import number
 from chunkinfer.volumes.operators.histograms import limits_of
 from chunkinfer.volumes.operators.lazy import Declared, opened, voxelwise
 
+__all__ = ["cast", "dequantize", "invert", "normalize", "quantize", "threshold"]
+
 
 def normalize(
     volume: Any,

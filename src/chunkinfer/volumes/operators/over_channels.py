@@ -18,6 +18,8 @@ from chunkinfer.volumes.operators.lazy import Declared, opened, result_of
 from chunkinfer.volumes.operators.steps import Chosen, Function, OverChannels
 from chunkinfer.volumes.volume import Volume
 
+__all__ = ["argmax", "channels", "mean_channel", "vote"]
+
 
 def channels(volume: Any, which: int | Sequence[int]) -> Any:
     """Keep some channels, in the order given.

@@ -21,6 +21,8 @@ from chunkinfer.volumes.operators.lazy import Declared, opened, result_of
 from chunkinfer.volumes.operators.resampling import Coarser, Finer, Moved
 from chunkinfer.volumes.volume import Volume
 
+__all__ = ["crop", "downsample", "pad", "rechunk", "transpose", "upsample"]
+
 
 def crop(volume: Any, box: Sequence[slice] | Mapping[str, slice], *, unit: str = "voxels") -> Any:
     """Keep a box.
