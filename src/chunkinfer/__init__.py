@@ -61,11 +61,11 @@ if TYPE_CHECKING:
     from chunkinfer.tiling.plan.plan import Plan as Plan
     from chunkinfer.tools import clusters as clusters
     from chunkinfer.tools.pipelines.pipeline import Pipeline as Pipeline
-    from chunkinfer.tools.viewers.slices import show as show
-    from chunkinfer.tools.viewers.slices import thumbnails as thumbnails
     from chunkinfer.tools.viewers.viewing import view as view
     from chunkinfer.volumes import operators as operators
     from chunkinfer.volumes.open import open_volume as open_volume
+    from chunkinfer.volumes.pictures.slices import show as show
+    from chunkinfer.volumes.pictures.slices import thumbnails as thumbnails
 
 __version__ = "0.1.0"
 
@@ -114,11 +114,11 @@ _HOMES = {
     "remove_dust": "chunkinfer.objects.segmentation.stages",
     "save": "chunkinfer.api.save",
     "segment": "chunkinfer.objects.segmentation.segmenting",
-    "show": "chunkinfer.tools.viewers.slices",
+    "show": "chunkinfer.volumes.pictures.slices",
     "skeletonize": "chunkinfer.objects.skeletons.skeletonize",
     "statistics": "chunkinfer.objects.evaluation.objects",
     "status": "chunkinfer.runs.status",
-    "thumbnails": "chunkinfer.tools.viewers.slices",
+    "thumbnails": "chunkinfer.volumes.pictures.slices",
     "tiling_error": "chunkinfer.api.tiling_error.tiling_error",
     "verify": "chunkinfer.api.verify",
     "view": "chunkinfer.tools.viewers.viewing",

@@ -23,8 +23,8 @@ from chunkinfer.tools.viewers.layers import (
     transform,
     view_state,
 )
-from chunkinfer.tools.viewers.levels import opened
-from chunkinfer.tools.viewers.levels import stored as found
+from chunkinfer.volumes.pictures.levels import opened
+from chunkinfer.volumes.pictures.levels import stored as found
 
 
 def lazy(shape=(20, 30, 40), dtype="uint8", size=(40, 8, 4), origin=(5, 0, -3), unit="nm"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from chunkinfer.errors import MissingExtra, VolumeError
-from chunkinfer.support.drawing import DPI
-from chunkinfer.tools.viewers.plots import GAP, LEFT, PANEL, RIGHT, side_by_side
+from chunkinfer.support.drawing import DPI, GAP
+from chunkinfer.tools.viewers.plots import LEFT, PANEL, RIGHT, side_by_side
 
 image_module = pytest.importorskip("matplotlib.image")
 SHAPE = (6, 40, 60)

@@ -22,6 +22,7 @@ from chunkinfer.objects.evaluation.scoring import Parts, rand_scores
 from chunkinfer.objects.evaluation.tables import renamed
 from chunkinfer.support import html
 from chunkinfer.support.picture import Picture
+from chunkinfer.volumes.pictures.slices import show
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -192,8 +193,6 @@ class Evaluation:
         MissingExtra
             matplotlib is absent.
         """
-        from chunkinfer.tools.viewers.slices import show
-
         colours = lazy_picture(self.laid, Errors.of(*self._compared(), self.ignore))
         return show(colours, out, position=position, kind="affinities")  # drawn as red, green and blue
 

@@ -13,12 +13,13 @@ from chunkinfer.objects.meshes import surfaces
 from chunkinfer.objects.meshes.formats import require_draco
 from chunkinfer.support.colours import kind_of
 from chunkinfer.support.picture import Picture, require_matplotlib
-from chunkinfer.tools.viewers import slices, viewing
+from chunkinfer.tools.viewers import viewing
 from chunkinfer.tools.viewers.browser import found as found_browser
-from chunkinfer.tools.viewers.levels import channels_of
 from chunkinfer.tools.viewers.serving import require_neuroglancer
 from chunkinfer.tools.viewers.viewing import View
 from chunkinfer.volumes.arrays.source import Source
+from chunkinfer.volumes.pictures import slices
+from chunkinfer.volumes.pictures.levels import channels_of
 from chunkinfer.volumes.volume import Volume, as_volume
 
 

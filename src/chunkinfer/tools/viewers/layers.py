@@ -17,13 +17,13 @@ from chunkinfer.errors import VolumeError
 from chunkinfer.objects.meshes.places import meshed
 from chunkinfer.stores.urls import locate
 from chunkinfer.support.colours import kind_of
-from chunkinfer.tools.viewers.levels import Stored, channels_of
 from chunkinfer.volumes.arrays.axes import recognise
 from chunkinfer.volumes.arrays.open import describe_zarr
 from chunkinfer.volumes.arrays.placement import METRES
 from chunkinfer.volumes.arrays.source import Source
 from chunkinfer.volumes.formats import ome
 from chunkinfer.volumes.frame import Frame
+from chunkinfer.volumes.pictures.levels import Stored, channels_of
 from chunkinfer.volumes.volume import Volume
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "float32")

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkinfer.errors import VolumeError
-from chunkinfer.support.drawing import ACCENT, DPI, FAINT, INK
+from chunkinfer.support.drawing import ACCENT, DPI, FAINT, GAP, INK, scale_bar
 from chunkinfer.support.picture import check_name, require_matplotlib
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
-PANEL, GAP, LEFT, RIGHT = 3.2, 0.1, 0.34, 0.12
-"""Width of a panel, of the gap between panels, and of the margins, in inches."""
+PANEL, LEFT, RIGHT = 3.2, 0.34, 0.12
+"""Width of a panel, and of the margins, in inches."""
 
 
 class Cut(NamedTuple):
@@ -192,21 +192,3 @@ def painted(grey: NDArray[np.float32], ids: NDArray[Any]) -> NDArray[np.float32]
     colours = np.where((ids > 0)[..., None], hsv_to_rgb(hues), 0)
     result: NDArray[np.float32] = (colours * (0.45 + 0.55 * grey[..., None])).astype(np.float32)
     return result
-
-
-def scale_bar(axes: Axes, voxels: int, size: float, unit: str) -> None:
-    """A bar of a round length, about a fifth of the panel, in its lower left corner."""
-    from matplotlib.patheffects import withStroke
-
-    longest = 0.3 * voxels * size
-    decade = 10.0 ** math.floor(math.log10(longest))
-    length = max(step * decade for step in (1, 2, 5) if step * decade <= longest)
-    text = f"{length / 1000:g} µm" if unit == "nm" and length >= 1000 else f"{length:g} {unit}"
-    share = length / (voxels * size)
-    where = axes.transAxes
-    bar = axes.plot([0.04, 0.04 + share], [0.05, 0.05], transform=where, color="white", linewidth=3)
-    label = axes.text(
-        0.04 + share / 2, 0.075, text, transform=where, color="white", size=9, weight="bold", ha="center", va="bottom"
-    )
-    bar[0].set(solid_capstyle="butt", path_effects=[withStroke(linewidth=4.5, foreground=INK)])
-    label.set_path_effects([withStroke(linewidth=2.5, foreground=INK)])

@@ -27,9 +27,9 @@ from chunkinfer.tools.viewers.layers import (
     transform,
     view_state,
 )
-from chunkinfer.tools.viewers.levels import middle, opened, stored
 from chunkinfer.tools.viewers.serving import Stores, require_neuroglancer, started, viewer
 from chunkinfer.volumes.arrays.source import Source
+from chunkinfer.volumes.pictures.levels import middle, opened, stored
 from chunkinfer.volumes.volume import Volume
 
 SAMPLE = 1024

@@ -12,12 +12,12 @@ import xarray as xr
 from chunkinfer.errors import MissingExtra, SourceError, VolumeError
 from chunkinfer.support import thinning
 from chunkinfer.support.colours import label_colours
-from chunkinfer.tools.viewers import slices
-from chunkinfer.tools.viewers.levels import opened as levels_of
-from chunkinfer.tools.viewers.levels import plane
-from chunkinfer.tools.viewers.levels import stored as levels
-from chunkinfer.tools.viewers.slices import THUMBNAIL, layout, show, thumbnails
 from chunkinfer.volumes.arrays.source import Source
+from chunkinfer.volumes.pictures import slices
+from chunkinfer.volumes.pictures.levels import opened as levels_of
+from chunkinfer.volumes.pictures.levels import plane
+from chunkinfer.volumes.pictures.levels import stored as levels
+from chunkinfer.volumes.pictures.slices import THUMBNAIL, layout, show, thumbnails
 
 image_module = pytest.importorskip("matplotlib.image")
 
@@ -246,7 +246,7 @@ def test_a_section_of_any_size_takes_little_memory():
     """52 bytes a pixel, as it was, are 1.9 GB of these 36 million."""
     program = """
 import resource, dask.array as da, numpy as np
-from chunkinfer.tools.viewers.slices import show
+from chunkinfer.volumes.pictures.slices import show
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 show(np.zeros((8, 8, 8), "u1"))
 before = peak()

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from chunkinfer.errors import VolumeError
 from chunkinfer.support.colours import kind_of, limits, pixels
-from chunkinfer.support.drawing import ACCENT, DPI, FAINT, INK
+from chunkinfer.support.drawing import ACCENT, DPI, FAINT, GAP, INK, scale_bar
 from chunkinfer.support.picture import Picture, check_name, require_matplotlib
 from chunkinfer.support.thinning import step
-from chunkinfer.tools.viewers.levels import channels_of, middle, opened, plane, stored
-from chunkinfer.tools.viewers.plots import GAP, scale_bar
 from chunkinfer.volumes.frame import Frame
+from chunkinfer.volumes.pictures.levels import channels_of, middle, opened, plane, stored
 from chunkinfer.volumes.volume import Volume
 
 if TYPE_CHECKING:

@@ -1,0 +1,5 @@
+"""Stores to look at."""
+
+from tests.lib.viewers import pyramid, stored
+
+__all__ = ["pyramid", "stored"]
