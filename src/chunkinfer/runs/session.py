@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import dask.array as da
 from dask.base import tokenize
 
 from chunkinfer.errors import RunError, SettingsDiffer, VolumeError
 from chunkinfer.geometry.boxes import BlockGrid
+from chunkinfer.runs.events import Subscriber
 from chunkinfer.runs.passes import Step, Tables, temporary_folder
 from chunkinfer.runs.record.headers import PassHeader, differences
 from chunkinfer.runs.record.lease import Lease
@@ -24,6 +25,15 @@ from chunkinfer.runs.schedule.storing import Writes, copy_blocks, store_blocks
 from chunkinfer.stores.files import FOLDER, Files
 from chunkinfer.support.device import cores
 from chunkinfer.support.payload import Payload, networks_of
+
+
+class Passing(TypedDict, total=False):
+    """Keyword arguments that verbs share whose passes leave tables in a folder, for type checkers."""
+
+    overwrite: bool
+    client: Any
+    progress: bool | None
+    events: Sequence[Subscriber]
 
 
 @dataclass

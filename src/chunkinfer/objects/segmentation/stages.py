@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from chunkinfer.objects.segmentation.running import block_of, passes_in
 from chunkinfer.runs.events import Subscriber
 from chunkinfer.runs.passes import Table, Tables, check_finished
 from chunkinfer.runs.run import Where
+from chunkinfer.runs.session import Passing
 from chunkinfer.support.jit import compiled
 from chunkinfer.support.timing import stage
 from chunkinfer.support.tokens import keep_tokens
@@ -28,6 +29,13 @@ from chunkinfer.volumes.derived import voxels
 from chunkinfer.volumes.kinds import as_labels, in_three_axes, refuse_picture_for_affinities, refuse_picture_for_labels
 from chunkinfer.volumes.operators.lazy import Declared, opened, voxelwise
 from chunkinfer.volumes.volume import Volume, source_of
+
+
+class RegionGraph(Passing, total=False):
+    """Keyword arguments of `region_graph`, for type checkers."""
+
+    order: str
+    sign: int
 
 
 def relabel(labels: Any, names: Mapping[int, int]) -> Any:
@@ -46,7 +54,7 @@ def relabel(labels: Any, names: Mapping[int, int]) -> Any:
     return voxelwise(partial(_renamed, old=old, new=new), found, Declared.like(found, np.uint64))
 
 
-def consecutive(labels: Any, url: str | os.PathLike[str] | None = None, **how: Any) -> Any:
+def consecutive(labels: Any, url: str | os.PathLike[str] | None = None, **how: Unpack[Passing]) -> Any:
     """Labels numbered 1, 2, ... in their order; a pass over the volume finds them.
 
     Parameters
@@ -58,7 +66,7 @@ def consecutive(labels: Any, url: str | os.PathLike[str] | None = None, **how: A
     return relabel(labels, {int(label): i for i, label in enumerate(found, 1)})
 
 
-def remove_dust(labels: Any, dust_size: int, url: str | os.PathLike[str] | None = None, **how: Any) -> Any:
+def remove_dust(labels: Any, dust_size: int, url: str | os.PathLike[str] | None = None, **how: Unpack[Passing]) -> Any:
     """Blank objects of few voxels, counted in the whole volume; a pass finds them.
 
     Parameters
@@ -137,7 +145,11 @@ def region_graph(
 
 
 def agglomerate(
-    labels: Any, affinities: Any, threshold: float = 0.6, url: str | os.PathLike[str] | None = None, **how: Any
+    labels: Any,
+    affinities: Any,
+    threshold: float = 0.6,
+    url: str | os.PathLike[str] | None = None,
+    **how: Unpack[RegionGraph],
 ) -> Any:
     """Merge objects by mean affinity, the highest first, down to a threshold; lazy labels.
 
@@ -228,11 +240,13 @@ class Sizes:
         return {"label": label.astype(np.uint64), "size": size}
 
 
-def _sizes(labels: Any, url: Any, **how: Any) -> tuple[Labels, NDArray[np.int64]]:
+def _sizes(labels: Any, url: Any, **how: Unpack[Passing]) -> tuple[Labels, NDArray[np.int64]]:
     """All labels but 0, ascending, and their voxels."""
     found = _labels(labels)
-    overwrite = how.pop("overwrite", False)
-    with passes_in(url, found, {}, overwrite, Where(**how)) as passes:
+    if unknown := how.keys() - Passing.__annotations__.keys():
+        raise TypeError(f"no argument {min(unknown)!r}; there are {', '.join(Passing.__annotations__)}")
+    where = Where(how.get("client"), how.get("progress"), how.get("events", ()))
+    with passes_in(url, found, {}, how.get("overwrite", False), where) as passes:
         grid = BlockGrid.regular(found.space_shape, block_of(found))
         tables: Tables = passes.over("sizes", grid, Sizes(found.origin), {"labels": source_of(found).identity()})
         parts = list(tables)
