@@ -134,6 +134,7 @@ def test_rows_of_a_flat_file_are_copied_whole(copy: Copy, monkeypatch: pytest.Mo
 KILLED = """
 import os, signal, sys, time
 import chunkinfer as ci
+import chunkinfer.api.save  # which takes the constant as it is
 from chunkinfer.volumes.arrays import layout
 layout.COPY_BYTES = 1 << 12
 done = 0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import chunkinfer as ci
-import chunkinfer.api.save
+import chunkinfer.runs.session
 from chunkinfer.errors import OutputInUse
 from chunkinfer.runs.events import BLOCK_DONE, Event
 from chunkinfer.runs.record import lease
@@ -91,7 +91,7 @@ def test_a_damaged_lease_is_stale(tmp_path: Path) -> None:
 def test_a_run_that_lost_its_lease_ends_and_leaves_the_other_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunkinfer.api.save, "Lease", partial(Lease, every=EVERY))
+    monkeypatch.setattr(chunkinfer.runs.session, "Lease", partial(Lease, every=EVERY))
     files, theirs = Files(tmp_path / "out"), b'{"run": "another"}'
 
     def taken(event: Event) -> None:

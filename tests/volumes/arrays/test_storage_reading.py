@@ -214,7 +214,7 @@ def test_no_permission(tmp_path: Path) -> None:
         "import tensorstore; os.setuid(65534)\n"
         "try: o.open_source(sys.argv[1])\n"
         "except o.SourceError as e: print(e)\n"
-        "try: c.create(sys.argv[1] + '2', s.ArraySpec(shape=(4, 4), dtype='u1', dims='yx'))\n"
+        "try: c.create(sys.argv[1] + '2', c.ArraySpec(shape=(4, 4), dtype='u1', dims='yx'))\n"
         "except c.DestinationError as e: print(e)\n"
     )
     out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True)
