@@ -31,10 +31,10 @@ from chunkinfer.geometry.lattice import PatchLattice, blended_axis, exact_axis
 from chunkinfer.tiling.kernel import fused
 from chunkinfer.tiling.kernel.blend_weights import axis_weights
 from chunkinfer.tiling.kernel.block import run_block, start_block
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.job import Job
 from chunkinfer.tiling.kernel.normalize import Affine
 from chunkinfer.tiling.kernel.outputs import Output
-from chunkinfer.tiling.kernel.skip import select
 
 BLOCK, PATCH, OVERLAP, CHANNELS = (36, 224, 224), (20, 128, 128), (4, 32, 32), 3
 SECONDS, ROUNDS = 3.0, 20
@@ -144,15 +144,15 @@ def null_block(exact: bool, dtype: np.dtype[Any], output: Output, stored: str, r
         return values
 
     def plain() -> object:
-        selection = select(job, data, WHOLE, WHOLE)
-        started = start_block(job, network, torch.from_numpy(data), WHOLE, WHOLE, selection)
+        task = BlockTask.of(job, data, WHOLE, WHOLE)
+        started = start_block(network, task, torch.from_numpy(data))
         return started.arrived(started.tensor.numpy())
 
     kind = "exact" if exact else "blended"
     return Piece(
         f"whole block, {kind}, {stored}, {len(patches)} patches",
         plain,
-        lambda: run_block(job, network, data, WHOLE, WHOLE),
+        lambda: run_block(network, BlockTask.of(job, data, WHOLE, WHOLE)),
     )
 
 

@@ -19,6 +19,7 @@ from chunkinfer.geometry.boxes import Box
 from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.geometry.lattice import PatchLattice, exact_axis
 from chunkinfer.tiling.kernel.block import run_block
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.job import Job
 from chunkinfer.tiling.kernel.normalize import resolve_normalize
 from chunkinfer.tiling.kernel.self_check import blocks_to_check, check_block, moved_patch
@@ -76,10 +77,10 @@ def checked(stated: int, real: int) -> None:
     )  # fmt: skip
     for out in (Box((0, 0), (20, 20)), Box((30, 30), (60, 60))):
         seen = lattice.seen(out)
-        block = run_block(job, net, voxels[(slice(None), *seen.slices)], seen, out)
+        block = run_block(net, BlockTask.of(job, voxels[(slice(None), *seen.slices)], seen, out))
         check_block(
             job, block, out, lambda box: voxels[(slice(None), *box.slices)],
-            lambda j, data, s, o: run_block(j, net, data, s, o), "fp32", longer=False,
+            lambda task: run_block(net, task), "fp32", longer=False,
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from chunkinfer.geometry.boxes import Box
 from chunkinfer.geometry.contract import AxisContract
 from chunkinfer.geometry.lattice import PatchLattice, blended_axis, exact_axis
 from chunkinfer.tiling.kernel.block import run_block, start_block
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.job import Job
 from chunkinfer.tiling.kernel.normalize import Affine
 from chunkinfer.tiling.kernel.outputs import Output
@@ -68,21 +69,22 @@ class Case:
     def whole(self) -> Box:
         return Box.of_shape(self.job.lattice.output)
 
-    def on_host(self, network: Network, out: Box | None = None, **more: Any) -> Array:
-        """A block, through `run_block`."""
+    def task(self, out: Box | None = None, keep: Array | None = None) -> BlockTask:
+        """A block, the whole volume by default."""
         out = out or self.whole
         seen = self.job.lattice.seen(out)
-        return run_block(self.job, network, self.volume[(slice(None), *seen.slices)], seen, out, **more)
+        return BlockTask.of(self.job, self.volume[(slice(None), *seen.slices)], seen, out, keep)
+
+    def on_host(self, network: Network, out: Box | None = None, keep: Array | None = None) -> Array:
+        """A block, through `run_block`."""
+        return run_block(network, self.task(out, keep))
 
     def on_device(self, network: Network, out: Box | None = None, keep: Array | None = None) -> Array:
         """The same block by torch's operators."""
-        out = out or self.whole
-        seen = self.job.lattice.seen(out)
-        data = self.volume[(slice(None), *seen.slices)]
-        selection = select(self.job, data, seen, out, keep)
-        if not selection.patches:
-            return blank(self.job, out)
-        started = start_block(self.job, network, transfers("cpu").upload(data).tensor, seen, out, selection)
+        task = self.task(out, keep)
+        if not task.selection.patches:
+            return blank(self.job, task.output_box)
+        started = start_block(network, task, transfers("cpu").upload(task.data).tensor)
         return started.arrived(started.tensor.numpy())
 
     def selected(self, keep: Array | None = None) -> tuple[int, int]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from chunkinfer.errors import OutputError
-from chunkinfer.geometry.boxes import Box
 from chunkinfer.support.device import set_threads
 from chunkinfer.tiling.kernel import host_canvas
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.canvas import Batch, Canvas, Index
 from chunkinfer.tiling.kernel.device_canvas import DeviceCanvas
 from chunkinfer.tiling.kernel.host_canvas import HostCanvas
 from chunkinfer.tiling.kernel.job import Job
-from chunkinfer.tiling.kernel.skip import Flags, Selection, blank, select
+from chunkinfer.tiling.kernel.skip import Selection, blank
 from chunkinfer.tiling.kernel.transfer import OnDevice, Transfers, transfers
 
 if TYPE_CHECKING:
@@ -26,32 +26,16 @@ Array = NDArray[Any]
 Network = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
-def run_block(
-    job: Job,
-    network: Network,
-    data: Array,
-    seen: Box,
-    out: Box,
-    keep: Flags | None = None,
-) -> Array:
+def run_block(network: Network, task: BlockTask) -> Array:
     """Compute one output block.
 
     Parameters
     ----------
-    job
-        Lattice and settings.
     network
         Takes and returns (n, c, *space) tensors on the job's device. A result need only hold until the calling thread's
         next call.
-    data
-        The block with its halo, (channels, *space), in the volume's own dtype.
-    seen
-        The box of ``data``, in input voxels of the volume; contains ``job.lattice.seen(out)``.
-    out
-        The block, in output voxels of the volume.
-    keep
-        Output voxels of the block, (*space), that are wanted; None: all. Others, and those that only empty patches
-        contribute to, hold ``job.fill``. Patches without a wanted voxel do not run.
+    task
+        The block.
 
     Returns
     -------
@@ -65,26 +49,20 @@ def run_block(
     VolumeError
         The volume holds NaN.
     """
-    return run_selected(job, network, data, seen, out, select(job, data, seen, out, keep))
-
-
-def run_selected(job: Job, network: Network, data: Array, seen: Box, out: Box, selection: Selection) -> Array:
-    """`run_block` for patches that were selected before."""
+    job, selection = task.job, task.selection
     if not selection.patches:
-        return blank(job, out)
+        return blank(job, task.output_box)
     if host_canvas.serves(job):
-        return selection.fill(_on_host(job, network, data, seen, out, selection), job.fill)
+        return selection.fill(_on_host(network, task), job.fill)
     moving = transfers(job.device)
-    started, computed = launch(moving, moving.upload(data), job, network, seen, out, selection)
+    started, computed = launch(moving, moving.upload(task.data), network, task)
     return started.arrived(moving.download(computed))
 
 
-def launch(
-    moving: Transfers, uploaded: OnDevice, job: Job, network: Network, seen: Box, out: Box, selection: Selection
-) -> tuple[Started, OnDevice]:
+def launch(moving: Transfers, uploaded: OnDevice, network: Network, task: BlockTask) -> tuple[Started, OnDevice]:
     """Compute an uploaded block on the calling thread's stream, to the end: its place is another block's then."""
     with moving.compute_stream():
-        started = start_block(job, network, moving.ready(uploaded), seen, out, selection)
+        started = start_block(network, task, moving.ready(uploaded))
         computed = moving.done(started.tensor)
     computed.wait()
     return started, computed
@@ -107,29 +85,30 @@ class Started:
         return self.selection.fill(array.astype(self.job.dtype, copy=False), self.job.fill)
 
 
-def start_block(job: Job, network: Network, data: torch.Tensor, seen: Box, out: Box, selection: Selection) -> Started:
-    """Give a block to a device; the parameters are those of `run_block`, with ``data`` on the device.
+def start_block(network: Network, task: BlockTask, data: torch.Tensor) -> Started:
+    """Give a block to a device, whose memory holds its ``data``.
 
     The host waits for nothing, if the network doesn't.
     """
     import torch
 
+    job = task.job
     if job.device == "cpu":
         set_threads(job.threads)
     with torch.inference_mode():
-        canvas = DeviceCanvas(job, data, seen, out, not selection.skipped)
-        _run(job, network, canvas, selection.patches)
+        canvas = DeviceCanvas(task, data)
+        _run(job, network, canvas, task.selection.patches)
         tensor, check = canvas.finish()
-    return Started(tensor, job, selection, check)
+    return Started(tensor, job, task.selection, check)
 
 
-def _on_host(job: Job, network: Network, data: Array, seen: Box, out: Box, selection: Selection) -> Array:
+def _on_host(network: Network, task: BlockTask) -> Array:
     import torch
 
-    set_threads(job.threads)
+    set_threads(task.job.threads)
     with torch.inference_mode():
-        canvas = HostCanvas(job, data, seen, out, not selection.skipped)
-        _run(job, network, canvas, selection.patches)
+        canvas = HostCanvas(task)
+        _run(task.job, network, canvas, task.selection.patches)
         return canvas.finish()
 
 

@@ -45,24 +45,24 @@ class Canvas(Protocol):
         ...
 
 
-def patch_start(job: Job, seen: Box, index: Index) -> Index:
+def patch_start(job: Job, input_box: Box, index: Index) -> Index:
     """Where a patch starts in the block's input."""
-    return job.lattice.patch_box(index).relative_to(seen.start).start
+    return job.lattice.patch_box(index).relative_to(input_box.start).start
 
 
-def stored_patch(job: Job, data: Array, seen: Box, index: Index) -> Array:
+def stored_patch(job: Job, data: Array, input_box: Box, index: Index) -> Array:
     """A patch's stored voxels (c, *space), far-padded; an array of its own in C order.
 
     In C order for every block: the last bits of a caller's function may depend on how an array lies in memory.
     """
-    inside = data[(slice(None), *job.lattice.patch_box(index).relative_to(seen.start).slices)]
+    inside = data[(slice(None), *job.lattice.patch_box(index).relative_to(input_box.start).slices)]
     missing = [(0, want - have) for want, have in zip(job.lattice.patch, inside.shape[1:], strict=True)]
     return np.pad(inside, [(0, 0), *missing], mode="edge") if any(n for _, n in missing) else inside.copy("C")
 
 
-def zone(job: Job, index: Index, out: Box) -> tuple[Box, Box]:
+def zone(job: Job, index: Index, output_box: Box) -> tuple[Box, Box]:
     """What a patch contributes to a block: the box in the volume's output voxels, and the same in the patch's own."""
-    box = job.lattice.owned_box(index) & out
+    box = job.lattice.owned_box(index) & output_box
     return box, box.relative_to(job.lattice.origin(index))
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkinfer.geometry.boxes import Box
 from chunkinfer.tiling.kernel.blend_weights import axis_weights
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.canvas import (
     HIGHEST,
     LOWEST,
@@ -42,20 +42,17 @@ class DeviceCanvas:
 
     Parameters
     ----------
-    job
-        Its settings; ``data`` says the device.
+    task
+        The block. Where patches of it do not run, voxels of no patch hold zeros.
     data
-        The block with its halo, (c, *space), as stored, on the device.
-    seen, out
-        As in `run_block`.
-    complete
-        Whether all patches of the block will be put. Otherwise voxels of no patch hold zeros.
+        Its voxels, (c, *space), as stored, on the device, which they say.
     """
 
-    def __init__(self, job: Job, data: torch.Tensor, seen: Box, out: Box, complete: bool = True) -> None:
+    def __init__(self, task: BlockTask, data: torch.Tensor) -> None:
         import torch
 
-        self._job, self._data, self._seen, self._out = job, data, seen, out
+        job, out, complete = task.job, task.output_box, not task.selection.skipped
+        self._job, self._data, self._input_box, self._output_box = job, data, task.input_box, out
         self._type = getattr(torch, job.compute.name)
         make = torch.empty if job.lattice.exact and complete else torch.zeros
         self._total = make((job.blended_channels, *out.shape), dtype=self._type, device=data.device)
@@ -74,7 +71,7 @@ class DeviceCanvas:
             if isinstance(normalize, Affine):
                 self._pad(patches[place], index)
             else:
-                stored = stored_patch(job, self._on_host, self._seen, index)
+                stored = stored_patch(job, self._on_host, self._input_box, index)
                 patches[place] = torch.from_numpy(np.asarray(normalize(stored), job.compute))
         filler = next(iter(batch))
         for place in range(job.batch):
@@ -95,7 +92,7 @@ class DeviceCanvas:
 
     def _pad(self, patch: torch.Tensor, index: Index) -> None:
         """Copy a patch's stored voxels, far-padded."""
-        start = patch_start(self._job, self._seen, index)
+        start = patch_start(self._job, self._input_box, index)
         box = tuple(slice(a, a + n) for a, n in zip(start, patch.shape[1:], strict=True))
         inside = self._data[(slice(None), *box)]
         patch[(slice(None), *(slice(0, n) for n in inside.shape[1:]))] = inside
@@ -108,9 +105,9 @@ class DeviceCanvas:
         import torch
 
         for place, index in batch.items():
-            box, local = zone(self._job, index, self._out)
+            box, local = zone(self._job, index, self._output_box)
             source = values[place][(slice(None), *local.slices)]
-            target = self._total[(slice(None), *box.relative_to(self._out.start).slices)]
+            target = self._total[(slice(None), *box.relative_to(self._output_box.start).slices)]
             self._patches.append(index)
             self._extremes.append(torch.stack(torch.aminmax(source)))  # NaN if a value is
             if self._job.lattice.exact:
@@ -146,7 +143,7 @@ class DeviceCanvas:
                 refuse_not_finite(self, self._job, index)
         low, high = (float(v) for v in block)
         if self._job.quantised and (low < LOWEST or high > HIGHEST):
-            refuse_range(self._out, low, high)
+            refuse_range(self._output_box, low, high)
 
 
 def _weights(job: Job, device: torch.device, d: int, k: int) -> torch.Tensor:

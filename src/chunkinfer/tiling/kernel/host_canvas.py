@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from chunkinfer.geometry.boxes import Box
 from chunkinfer.geometry.lattice import AxisLattice
 from chunkinfer.tiling.kernel.blend_weights import axis_weights
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.canvas import (
     Batch,
     Index,
@@ -80,16 +81,14 @@ class HostCanvas:
 
     Parameters
     ----------
-    job
-        Of float32.
-    data, seen, out
-        As in `run_block`.
-    complete
-        Whether all patches of the block will be put. Otherwise voxels of no patch hold zeros.
+    task
+        Of a job in float32. Where patches of it do not run, voxels of no patch hold zeros.
     """
 
-    def __init__(self, job: Job, data: Array, seen: Box, out: Box, complete: bool = True) -> None:
-        self._job, self._seen, self._out, self._complete = job, seen, out, complete
+    def __init__(self, task: BlockTask) -> None:
+        job, out = task.job, task.output_box
+        self._job, self._input_box, self._output_box = job, task.input_box, out
+        self._complete, data = not task.selection.skipped, task.data
         self._buffers = buffers(job)
         self._compiled = data.dtype in COMPILED
         self._data = np.ascontiguousarray(data) if self._compiled else data
@@ -101,7 +100,7 @@ class HostCanvas:
         self._total: Array = self._result
         if not self._at_once:
             self._total = self._buffers.total((job.blended_channels, *out.shape))
-        if not complete:
+        if not self._complete:
             self._total.fill(0)
 
     def gather(self, batch: Batch) -> torch.Tensor:
@@ -122,10 +121,10 @@ class HostCanvas:
 
         job, normalize = self._job, self._job.normalize
         if not isinstance(normalize, Affine):
-            stored = stored_patch(job, self._data, self._seen, index)
+            stored = stored_patch(job, self._data, self._input_box, index)
             np.copyto(patch, np.asarray(normalize(stored), np.float32))
             return
-        data, start = self._data, patch_start(job, self._seen, index)
+        data, start = self._data, patch_start(job, self._input_box, index)
         if not self._compiled:
             box = tuple(slice(a, a + n) for a, n in zip(start, job.lattice.patch, strict=True))
             with np.errstate(over="ignore"):  # infinite values are told by the network's output
@@ -140,8 +139,8 @@ class HostCanvas:
 
         arrays = values.to(torch.float32).contiguous().numpy()
         for place, index in batch.items():
-            box, local = zone(self._job, index, self._out)
-            at = box.relative_to(self._out.start).start
+            box, local = zone(self._job, index, self._output_box)
+            at = box.relative_to(self._output_box.start).start
             keep = self._store if self._job.lattice.exact else self._add
             if keep(arrays[place], index, local, at):
                 self._refuse(arrays[place][(slice(None), *local.slices)], index, box)
@@ -167,7 +166,9 @@ class HostCanvas:
         if not self._complete:
             return shape
         held = []
-        for axis, k, start, origin, n in zip(self._job.lattice.axes, index, at, self._out.start, shape, strict=True):
+        for axis, k, start, origin, n in zip(
+            self._job.lattice.axes, index, at, self._output_box.start, shape, strict=True
+        ):
             end = axis.owned(k - 1)[1] if k else 0
             held.append(min(max(end - origin - start, 0), n))
         return tuple(held)
@@ -199,9 +200,9 @@ class HostCanvas:
         if not self._whole_numbers:
             self._result[...] = self._total
             return self._result
-        zero = (0,) * len(self._out.shape)
-        if self._convert(self._total, zero, zero, self._out.shape):
-            refuse_range(self._out, float(self._total.min()), float(self._total.max()))
+        zero = (0,) * len(self._output_box.shape)
+        if self._convert(self._total, zero, zero, self._output_box.shape):
+            refuse_range(self._output_box, float(self._total.min()), float(self._total.max()))
         return self._result
 
     def _refuse(self, values: Floats, index: Index, box: Box) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from chunkinfer.errors import NotExact
 from chunkinfer.geometry.boxes import Box
 from chunkinfer.geometry.lattice import AxisLattice, PatchLattice, exact_axis, round_up
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.job import Job
 
 Array = NDArray[Any]
@@ -178,7 +179,7 @@ def check_block(
     block: Array,
     out: Box,
     read: Callable[[Box], Array],
-    run: Callable[[Job, Array, Box, Box], Array],
+    run: Callable[[BlockTask], Array],
     precision: str,
     longer: bool,
     keep: Array | None = None,
@@ -193,7 +194,7 @@ def check_block(
     read
         Gives the stored voxels (channels, *space) of an input box inside the volume.
     run
-        Computes an output box by a job, from stored voxels and their box.
+        Computes a block.
     within
         Input voxels that may be read; None: all of the volume. A patch that needs others is not computed.
     """
@@ -202,5 +203,6 @@ def check_block(
         return
     alone = replace(job, lattice=moved.lattice)
     data = read(moved.box)
-    again = run(alone, data, Box.of_shape(data.shape[1:]), Box.of_shape(moved.lattice.output))
+    whole = Box.of_shape(data.shape[1:]), Box.of_shape(moved.lattice.output)
+    again = run(BlockTask.of(alone, data, *whole))
     compare(job, block, out, moved, again, precision, keep)

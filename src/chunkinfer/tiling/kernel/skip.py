@@ -40,58 +40,58 @@ class Selection:
         return result
 
 
-def blank(job: Job, out: Box) -> Array:
+def blank(job: Job, output_box: Box) -> Array:
     """A block of which nothing is wanted."""
-    return np.full((job.channels, *out.shape), job.fill, job.dtype)
+    return np.full((job.channels, *output_box.shape), job.fill, job.dtype)
 
 
-def select(job: Job, data: Array, seen: Box, out: Box, keep: Flags | None = None) -> Selection:
+def select(job: Job, data: Array, input_box: Box, output_box: Box, keep: Flags | None = None) -> Selection:
     """The patches of a block that run.
 
     Parameters
     ----------
-    job, data, seen, out
-        As in `run_block`.
+    job, data, input_box, output_box
+        As in `BlockTask`.
     keep
         Output voxels of the block, (*space), that the caller wants; None: all.
     """
-    patches = tuple(job.lattice.touching(out))
+    patches = tuple(job.lattice.touching(output_box))
     wanted = None if keep is None or keep.all() else keep
     if job.empty is not None:
-        wanted = _not_empty(job, data, seen, out, patches, wanted)
+        wanted = _not_empty(job, data, input_box, output_box, patches, wanted)
     if wanted is None:
         return Selection(patches, 0, None)
     if wanted.any():
-        run = tuple(i for i in patches if wanted[_within(job, i, out)].any())
+        run = tuple(i for i in patches if wanted[_within(job, i, output_box)].any())
     else:
         run = ()
     return Selection(run, len(patches) - len(run), wanted)
 
 
 def _not_empty(
-    job: Job, data: Array, seen: Box, out: Box, patches: tuple[Index, ...], wanted: Flags | None
+    job: Job, data: Array, input_box: Box, output_box: Box, patches: tuple[Index, ...], wanted: Flags | None
 ) -> Flags | None:
     """The voxels of ``wanted`` that a patch with something in it contributes to; None: all of the block."""
-    empty = [is_empty(_voxels(job, data, seen, i), job.empty) for i in patches]
+    empty = [is_empty(_voxels(job, data, input_box, i), job.empty) for i in patches]
     if not any(empty):
         return wanted
-    covered = np.zeros(out.shape, np.bool_)
+    covered = np.zeros(output_box.shape, np.bool_)
     for index, nothing in zip(patches, empty, strict=True):
         if not nothing:
-            covered[_within(job, index, out)] = True
+            covered[_within(job, index, output_box)] = True
     if wanted is not None:
         covered &= wanted
     return None if covered.all() else covered
 
 
-def _within(job: Job, index: Index, out: Box) -> tuple[slice, ...]:
+def _within(job: Job, index: Index, output_box: Box) -> tuple[slice, ...]:
     """Where in the block a patch contributes."""
-    return (job.lattice.owned_box(index) & out).relative_to(out.start).slices
+    return (job.lattice.owned_box(index) & output_box).relative_to(output_box.start).slices
 
 
-def _voxels(job: Job, data: Array, seen: Box, index: Index) -> Array:
+def _voxels(job: Job, data: Array, input_box: Box, index: Index) -> Array:
     """A patch's stored voxels that lie inside the volume."""
-    return data[(slice(None), *job.lattice.patch_box(index).relative_to(seen.start).slices)]
+    return data[(slice(None), *job.lattice.patch_box(index).relative_to(input_box.start).slices)]
 
 
 def is_empty(voxels: Array, empty: float | str | None) -> bool:

@@ -25,10 +25,11 @@ from chunkinfer.networks.model import Model
 from chunkinfer.support.device import KernelThreads, cores, kernel_threads, require_device
 from chunkinfer.support.payload import Payload
 from chunkinfer.support.timing import computed_by, count, stage
-from chunkinfer.tiling.kernel.block import launch, run_selected
+from chunkinfer.tiling.kernel.block import launch, run_block
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.job import Job
 from chunkinfer.tiling.kernel.self_check import check_block
-from chunkinfer.tiling.kernel.skip import Selection, blank, select
+from chunkinfer.tiling.kernel.skip import blank
 from chunkinfer.tiling.kernel.transfer import transfers
 from chunkinfer.volumes.derived import as_declared
 from chunkinfer.volumes.lazy import Reader
@@ -73,12 +74,10 @@ class Network:
             skipped = sum(1 for _ in self.job.lattice.touching(out))
             _count(skipped, skipped)
             return blank(self.job, out)
-        data, seen = read()
-        selection = select(self.job, data, seen, out, keep)
-        _count(len(selection.patches) + selection.skipped, selection.skipped)
-        if not selection.patches:
-            return blank(self.job, out)
-        return self._here()._computed(data, seen, out, selection)
+        task = BlockTask.of(self.job, *read(), out, keep)
+        patches, skipped = len(task.selection.patches), task.selection.skipped
+        _count(patches + skipped, skipped)
+        return self._here()._computed(task) if patches else blank(self.job, out)
 
     def check(self, block: NDArray[Any], number: int, out: Box, read: Callable[[Box], NDArray[Any]]) -> None:
         """Compute a part of a block again, if it is one of those, and compare: `chunkinfer.tiling.kernel.self_check`.
@@ -103,9 +102,8 @@ class Network:
             if not keep.any():
                 return
 
-        def again(job: Job, data: NDArray[Any], seen: Box, box: Box) -> NDArray[Any]:
-            alone = replace(self, job=job, mask=None, checked=frozenset())
-            return alone._here()._computed(data, seen, box, select(job, data, seen, box, None))
+        def again(task: BlockTask) -> NDArray[Any]:
+            return replace(self, job=task.job, mask=None, checked=frozenset())._here()._computed(task)
 
         check_block(self.job, block, out, read, again, self.precision, self.model.kind == "function", keep, within)
 
@@ -116,8 +114,9 @@ class Network:
         job = replace(self.job, device="cpu")
         return replace(self, engine=self.cpu_engine, precision="fp32", job=job, cpu_engine=None)
 
-    def _computed(self, data: NDArray[Any], seen: Box, out: Box, selection: Selection) -> NDArray[Any]:
+    def _computed(self, task: BlockTask) -> NDArray[Any]:
         job = self.job
+        task = replace(task, job=job)  # which may be computed elsewhere than planned
         try:
             require_device(job.device)
         except DeviceError as error:
@@ -129,12 +128,12 @@ class Network:
         threads = kernel_threads(job.device, kernels)
         if job.device == "cpu":
             with _place(threads):
-                return threads.run(partial(run_selected, job, network, data, seen, out, selection))
+                return threads.run(partial(run_block, network, task))
         moving = transfers(job.device)  # copies run while other blocks hold the place
         with stage("upload"):
-            uploaded = moving.upload(data)
+            uploaded = moving.upload(task.data)
         with _place(threads):
-            started, computed = threads.run(partial(launch, moving, uploaded, job, network, seen, out, selection))
+            started, computed = threads.run(partial(launch, moving, uploaded, network, task))
         with stage("download"):
             return started.arrived(moving.download(computed))
 

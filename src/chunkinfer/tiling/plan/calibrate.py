@@ -14,6 +14,7 @@ from chunkinfer.geometry.lattice import PatchLattice
 from chunkinfer.networks.engines.contract import Setup
 from chunkinfer.networks.engines.opening import ENGINES, open_network
 from chunkinfer.tiling.kernel.block import run_block
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.job import Job
 from chunkinfer.tiling.plan.measuring import Measuring
 from chunkinfer.tiling.plan.speed import (
@@ -141,9 +142,8 @@ class Calibration:
             data = rng.random(shape).astype(self.dtype)
         else:
             data = rng.integers(0, min(255, np.iinfo(self.dtype).max), shape).astype(self.dtype)
-        seconds = time_kernels(
-            lambda: run_block(job, network, data, seen, out), setup.kernels, max(1, passes), lambda: self.time.left
-        )
+        task = BlockTask.of(job, data, seen, out)
+        seconds = time_kernels(lambda: run_block(network, task), setup.kernels, max(1, passes), lambda: self.time.left)
         self.watts = device_watts(setup.device)
         return seconds
 

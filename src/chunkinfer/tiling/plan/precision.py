@@ -15,6 +15,7 @@ from chunkinfer.geometry.boxes import Box
 from chunkinfer.geometry.lattice import AxisLattice, PatchLattice, round_up
 from chunkinfer.networks.engines.contract import Run
 from chunkinfer.tiling.kernel.block import run_block
+from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.job import Job
 
 Array = NDArray[Any]
@@ -127,8 +128,8 @@ def _compare(
             job, lattice=one, batch=1, dtype=job.compute, output=replace(job.output, argmax=False, threshold=None),
             empty=None,
         )  # fmt: skip
-        seen, out = Box.of_shape(data.shape[1:]), Box.of_shape(one.output)
-        before, after = (run_block(plain, run, data, seen, out).astype(np.float64) for run in (reference, network))
+        task = BlockTask.of(plain, data, Box.of_shape(data.shape[1:]), Box.of_shape(one.output))
+        before, after = (run_block(run, task).astype(np.float64) for run in (reference, network))
         difference = np.abs(after - before)
         largest, total = max(largest, float(difference.max())), total + float(difference.sum())
         summed, squares = summed + float(before.sum()), squares + float((before**2).sum())
