@@ -7,7 +7,6 @@ import io
 import json
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from chunkinfer.networks import files
 from chunkinfer.networks.adapters import callable as opaque
 from chunkinfer.networks.adapters import torch as adapter
 from chunkinfer.networks.outputs import Pick, chosen
+from chunkinfer.support.lru import Lru
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ KEPT_OPEN = 4
 TORCH_KINDS = ("module", "torchscript", "export")
 """Kinds of model that hold a torch module; the others can only be called."""
 
-_open: OrderedDict[tuple[str, str], Any] = OrderedDict()
+_open: Lru[tuple[str, str], Any] = Lru(KEPT_OPEN)
 _traces: WeakKeyDictionary[torch.nn.Module, dict[_TraceKey, Trace]] = WeakKeyDictionary()
 _probed: dict[_TraceKey, Trace] = {}
 _lock = threading.RLock()
@@ -207,13 +207,7 @@ class Model:
     def _opened(self, device: str, load: Callable[[str], Any]) -> Any:
         """What a file holds, opened once per process."""
         with _lock:
-            key = (self.network_digest, device)
-            if key not in _open:
-                _open[key] = load(self.file())
-                while len(_open) > KEPT_OPEN:
-                    _open.popitem(last=False)
-            _open.move_to_end(key)
-            return _open[key]
+            return _open.made((self.network_digest, device), lambda: load(self.file()))
 
     def compute_dtype(self) -> str:
         """float32, or float64 for a network in double precision."""

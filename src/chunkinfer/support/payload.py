@@ -8,7 +8,6 @@ arguments, sees bytes.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 from weakref import WeakValueDictionary
@@ -19,11 +18,12 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from chunkinfer.support.facts import NetworkFacts
+from chunkinfer.support.lru import Lru
 
 KEPT_OPEN = 16
 """Payloads that a process keeps unpickled; the least recently used is dropped first."""
 
-_open: OrderedDict[str, Any] = OrderedDict()
+_open: Lru[str, Any] = Lru(KEPT_OPEN)
 _staying: WeakValueDictionary[str, Payload] = WeakValueDictionary()
 _lock = threading.Lock()
 
@@ -65,12 +65,7 @@ class Payload:
         if not self._data:
             return _staying[self.key].open()
         with _lock:
-            if self.key not in _open:
-                _open[self.key] = cloudpickle.loads(self._data)
-                while len(_open) > KEPT_OPEN:
-                    _open.popitem(last=False)
-            _open.move_to_end(self.key)
-            return _open[self.key]
+            return _open.made(self.key, lambda: cloudpickle.loads(self._data))
 
     def staying(self) -> Payload:
         """The same for workers that are threads of this process: while it lives, only its key is pickled, so that a

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from chunkinfer.networks.engines.onnx_engine import OnnxRuntime
 from chunkinfer.networks.engines.openvino_engine import OpenVINO
 from chunkinfer.networks.engines.torch_eager import TorchEager, reproducible
 from chunkinfer.networks.engines.torchscript import TorchScript
+from chunkinfer.support.lru import Lru
 
 if TYPE_CHECKING:
     from chunkinfer.networks.model import Model
@@ -54,7 +54,7 @@ READ_THE_MODULE = ("torch", "function")
 """Engines whose runs read the very module or function that they were opened with; the others hold what it was then."""
 
 
-_open: OrderedDict[_Key, Run] = OrderedDict()
+_open: Lru[_Key, Run] = Lru(KEPT_OPEN)
 _lock = threading.RLock()
 
 
@@ -108,19 +108,14 @@ def _opened(model: Model, setup: Setup, engine: str) -> Run:
         held, table = model.module, _open
         if held is not None and (program is None or engine in READ_THE_MODULE):
             table = held.opened  # another module with this digest could be another one by now
-        key = (engine, model.digest, program, setup)
-        if key not in table:
-            require(engine, model, setup)
-            if setup.device == "cuda":
-                reproducible()
-            table[key] = _open_anew(model, setup, ENGINES[engine], program)
-            while len(table) > KEPT_OPEN:
-                table.popitem(last=False)
-        table.move_to_end(key)
-        return table[key]
+        return table.made((engine, model.digest, program, setup), lambda: _open_anew(model, setup, engine, program))
 
 
-def _open_anew(model: Model, setup: Setup, engine: Engine, program: str | None) -> Run:
+def _open_anew(model: Model, setup: Setup, name: str, program: str | None) -> Run:
+    require(name, model, setup)
+    if setup.device == "cuda":
+        reproducible()
+    engine = ENGINES[name]
     if model.module is None or program is not None or engine.name in READ_THE_MODULE:
         return engine.open(model, setup, compiled_folder(engine, model, setup, program))
     # Nothing says what the module will be in another process, so nothing is left for it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 import weakref
-from collections import OrderedDict
 from typing import Any
 
 import cloudpickle
@@ -17,6 +16,7 @@ from chunkinfer.networks.identity.contents import Contents
 from chunkinfer.networks.identity.copying import full_copy, tensors_of
 from chunkinfer.networks.identity.identity import Identity, identity_of, program_at
 from chunkinfer.networks.outputs import exporting
+from chunkinfer.support.lru import Lru
 
 COPIED = 1 << 30
 """Bytes of weights up to which a module is copied. A larger one is looked at before it runs, and refused if it is
@@ -48,7 +48,7 @@ class Shippable:
         self._contents = Contents()
         self._programs: dict[Any, str | None] = {}
         self._seen: Any = None
-        self.opened: OrderedDict[Any, Any] = OrderedDict()
+        self.opened = Lru[Any, Any]()
         """What engines made of it that reads this very object."""
 
     def fresh(self) -> Shippable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from chunkinfer.errors import PrecisionError
 from chunkinfer.geometry.boxes import Box
 from chunkinfer.geometry.lattice import AxisLattice, PatchLattice, round_up
 from chunkinfer.networks.engines.contract import Run
+from chunkinfer.support.lru import Lru
 from chunkinfer.tiling.kernel.block import run_block
 from chunkinfer.tiling.kernel.block_task import BlockTask
 from chunkinfer.tiling.kernel.job import Job
@@ -26,7 +26,7 @@ TOLERANCE = 0.01
 SAMPLES, VOXELS = 4, 2**18
 """Crops of the volume that are compared, and voxels of each, about: seconds, where whole patches might take minutes."""
 
-_known: OrderedDict[Hashable, PrecisionCheck] = OrderedDict()
+_known: Lru[Hashable, PrecisionCheck] = Lru(64)
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,7 @@ def check_precision(
         What else the result depends on; equal calls in one process are made once.
     """
     key = (known_as, precision, str(job.output.describe()))
-    if key not in _known:
-        _known[key] = _compare(job, precision, reference, opened, read)
-        while len(_known) > 64:
-            _known.popitem(last=False)
-    return _known[key]
+    return _known.made(key, lambda: _compare(job, precision, reference, opened, read))
 
 
 def _compare(
