@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chunkinfer import errors as errors
+    from chunkinfer import operators as operators
     from chunkinfer.api.audit.audit import audit as audit
     from chunkinfer.api.audit.report import AuditReport as AuditReport
     from chunkinfer.api.copy import copy as copy
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from chunkinfer.tools import clusters as clusters
     from chunkinfer.tools.pipelines.pipeline import Pipeline as Pipeline
     from chunkinfer.tools.viewers.viewing import view as view
-    from chunkinfer.volumes import operators as operators
     from chunkinfer.volumes.open import open_volume as open_volume
     from chunkinfer.volumes.pictures.slices import show as show
     from chunkinfer.volumes.pictures.slices import thumbnails as thumbnails
@@ -104,7 +104,7 @@ _HOMES = {
     "majority": "chunkinfer.objects.evaluation.objects",
     "mesh": "chunkinfer.objects.meshes.meshing",
     "open_volume": "chunkinfer.volumes.open",
-    "operators": "chunkinfer.volumes.operators",
+    "operators": "chunkinfer.operators",
     "plan": "chunkinfer.api.infer",
     "pyramid": "chunkinfer.runs.pyramids.building",
     "read_events": "chunkinfer.runs.exporters.jsonlines",

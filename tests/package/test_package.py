@@ -48,6 +48,11 @@ def test_public_names() -> None:
         ci.opne_volume  # noqa: B018 - reading the name is the test
 
 
+def test_operators_can_be_imported_by_their_public_name() -> None:
+    given = "import chunkinfer.operators as op; from chunkinfer.operators import median; import chunkinfer as ci"
+    assert fresh(f"{given}; print(op.median is median is ci.operators.median, op is ci.operators)") == "True True"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["infer", "save", "audit"])
 def test_verbs_are_verbs_whatever_is_used_first(first: str) -> None:
