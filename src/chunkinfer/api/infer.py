@@ -33,9 +33,8 @@ from chunkinfer.tiling.settings import Place, Stored, Wishes, positive
 from chunkinfer.volumes.alignment import resolve_mask
 from chunkinfer.volumes.arrays.source import Source
 from chunkinfer.volumes.derived import Derived
-from chunkinfer.volumes.formats import decoded
 from chunkinfer.volumes.frame import Frame
-from chunkinfer.volumes.lazy import check_reads, must_exchange
+from chunkinfer.volumes.lazy import check_reads, kept_decoded, must_exchange
 from chunkinfer.volumes.masks import Mask
 from chunkinfer.volumes.volume import Volume, as_volume, count_axes, source_of
 
@@ -531,14 +530,7 @@ def _stored(volume: Volume) -> Stored:
         shards = origin.shards[-space:]
     channels = whole[volume.dims.index("c")] if volume.channels else 1
     voxel_size = tuple(volume.frame.voxel_size.get(d, 1.0) for d in volume.frame.space)
-    return Stored(voxel_size, tuple(whole[-space:]), shards, channels, _decoded(origin))
-
-
-def _decoded(origin: Any) -> int:
-    """Bytes that a process keeps of what it decodes as a whole, below operators too."""
-    if isinstance(origin, Derived):
-        return max(map(_decoded, origin.inputs), default=0)
-    return decoded.LIMIT if isinstance(origin, Source) and origin.format in decoded.FORMATS else 0
+    return Stored(voxel_size, tuple(whole[-space:]), shards, channels, kept_decoded(origin))
 
 
 def _check_device(plan: Plan) -> None:

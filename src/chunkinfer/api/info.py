@@ -16,7 +16,6 @@ from chunkinfer.stores.urls import locate
 from chunkinfer.volumes.arrays.inventory import Inventory, inventory
 from chunkinfer.volumes.arrays.open import DRIVERS
 from chunkinfer.volumes.arrays.source import Source
-from chunkinfer.volumes.formats.sections import sections
 
 COLUMNS = ("shape", "type", "voxel size", "offset", "chunks", "shards", "compression")
 
@@ -47,8 +46,8 @@ class Info:
         found, (first, *others) = self.inventory, self.inventory.items
         rows = [("url", found.url), ("kind", self.kind)]
         if first.source is not None and (found.levels or not others):
-            if first.source.format == "sections":
-                rows.append(("files", str(sections.count(first.source.spec))))
+            if (files := first.files) is not None:
+                rows.append(("files", str(files)))
             rows += [(str(k), str(v)) for k, v in first.source.names.items()]
         rows.append(("run", self._run()))
         wide = max(len(name) for name, _ in rows) + 3

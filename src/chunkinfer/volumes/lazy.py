@@ -25,6 +25,7 @@ from chunkinfer.support.payload import Payload, networks_of, values_of
 from chunkinfer.support.timing import stage
 from chunkinfer.volumes.arrays.source import Source
 from chunkinfer.volumes.derived import Derived, as_declared, by_boxes, voxels
+from chunkinfer.volumes.formats import decoded
 
 TIMES = 4
 """A number that needs most of a volume may be computed so often."""
@@ -107,6 +108,13 @@ def _shown(array: da.Array) -> Any:
         if isinstance(value, np.ndarray) and value.shape == array.shape:
             return value
     return None
+
+
+def kept_decoded(origin: Any) -> int:
+    """Bytes that a process keeps of what it decodes as a whole, such as sections, below operators too."""
+    if isinstance(origin, Derived):
+        return max(map(kept_decoded, origin.inputs), default=0)
+    return decoded.LIMIT if isinstance(origin, Source) and origin.format in decoded.FORMATS else 0
 
 
 def places_read(array: da.Array) -> Iterator[dict[str, Any]]:

@@ -16,10 +16,12 @@ from chunkinfer.volumes.arrays.create import guess_format
 from chunkinfer.volumes.arrays.erase import delete_keys, listed, refused
 from chunkinfer.volumes.arrays.levels import open_image
 from chunkinfer.volumes.arrays.nodes import Node, find
-from chunkinfer.volumes.formats.precomputed import info as precomputed
 
 MESH = "mesh"
 """The folder in a segmentation, and the beginning of the names of what a run keeps beside it."""
+
+INFO = "info"
+"""The object that describes a folder of meshes."""
 
 KNOWN = re.compile(r"info|\d+(:.+|\.index|\.mesh)?(\.gz|\.br)?|[0-9a-f]+\.shard|[\d_:.-]+\.(frags|spatial)(\.gz)?")
 """Objects of a folder of meshes, of ours and of igneous."""
@@ -81,7 +83,7 @@ class Place:
     def announce(self, info: dict[str, Any]) -> None:
         """Let readers know of the meshes, when they are complete."""
         with refused(self.folder, "written"):
-            kvstore(self.folder.kvstore).write(precomputed.MARKER, json.dumps(info, indent=1).encode()).result()
+            kvstore(self.folder.kvstore).write(INFO, json.dumps(info, indent=1).encode()).result()
         if self.inside:
             self._announce(MESH)
 

@@ -17,11 +17,8 @@ from chunkinfer.errors import VolumeError
 from chunkinfer.objects.meshes.places import meshed
 from chunkinfer.stores.urls import locate
 from chunkinfer.support.colours import kind_of
-from chunkinfer.volumes.arrays.axes import recognise
-from chunkinfer.volumes.arrays.open import describe_zarr
 from chunkinfer.volumes.arrays.placement import METRES
 from chunkinfer.volumes.arrays.source import Source
-from chunkinfer.volumes.formats import ome
 from chunkinfer.volumes.frame import Frame
 from chunkinfer.volumes.pictures.levels import Stored, channels_of
 from chunkinfer.volumes.volume import Volume
@@ -162,7 +159,7 @@ def stored_source(layer: Layer, base: str) -> dict[str, Any]:
     url = f"{source.format}://{base.rstrip('/')}"
     if source.format == "precomputed":
         return {"url": url}
-    frame, axes = layer.volume.frame, _axes(layer.stored)
+    frame, axes = layer.volume.frame, layer.stored.axes
     shift = frame.origin if layer.stored.image is None else dict.fromkeys(axes, 0.5)
     return {"url": f"{url}/", "transform": transform(axes, frame, shift, _channel(layer, source))}
 
@@ -170,20 +167,6 @@ def stored_source(layer: Layer, base: str) -> dict[str, Any]:
 def _channel(layer: Layer, source: Source) -> str:
     sizes, chunks = (dict(zip(source.dims, part, strict=True)) for part in (source.shape, source.chunks))
     return "c^" if layer.kind != "segmentation" and chunks.get("c") == sizes.get("c") else "c'"
-
-
-def _axes(found: Stored) -> dict[str, str]:
-    """The axes of a zarr array or image, as they are stored, and Neuroglancer's names for them."""
-    assert found.node is not None
-    if (image := found.image) is not None:
-        dims = recognise(ome.axis_names(image), len(image["axes"]), found.source.url)
-        names = [axis["name"] + "'" * (axis.get("type") == "channel") for axis in image["axes"]]
-        return dict(zip(dims, names, strict=True))
-    dims = describe_zarr(found.node)[0].stored
-    second = found.source.format == "zarr2"
-    given = found.node.attributes.get("_ARRAY_DIMENSIONS") if second else found.node.meta.get("dimension_names")
-    names = given or [None] * len(dims)
-    return {d: n or f"{'d' if second else 'dim_'}{i}" for i, (d, n) in enumerate(zip(dims, names, strict=True))}
 
 
 def remote_url(url: str) -> str:

@@ -14,7 +14,7 @@ from chunkinfer.volumes.arrays.nodes import Node, arrays_below, find, look, read
 from chunkinfer.volumes.arrays.open import open_source
 from chunkinfer.volumes.arrays.source import Source
 from chunkinfer.volumes.formats import n5, ome, readers
-from chunkinfer.volumes.formats.sections import naming, pictures
+from chunkinfer.volumes.formats.sections import naming, pictures, sections
 
 LEVELS = 32
 """Levels of N5 that are looked for: its groups do not say how many they have."""
@@ -32,6 +32,11 @@ class Item:
     """How chunks are compressed, where the format says it."""
     problem: str = ""
     """Why it cannot be opened."""
+
+    @property
+    def files(self) -> int | None:
+        """How many files hold it, where each section is one; None of other formats."""
+        return sections.count(self.source.spec) if self.source and self.source.format == "sections" else None
 
 
 @dataclass(frozen=True)

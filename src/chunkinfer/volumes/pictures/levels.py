@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from chunkinfer.errors import SourceError
 from chunkinfer.stores.urls import locate
 from chunkinfer.support.thinning import step, thinned
+from chunkinfer.volumes.arrays.axes import recognise
 from chunkinfer.volumes.arrays.nodes import Node, look
-from chunkinfer.volumes.arrays.open import open_source
+from chunkinfer.volumes.arrays.open import describe_zarr, open_source
 from chunkinfer.volumes.arrays.source import Source
 from chunkinfer.volumes.formats import ome
 from chunkinfer.volumes.open import open_volume
@@ -47,6 +48,20 @@ class Stored(NamedTuple):
         if self.source.format == "n5":
             return next(level for level in count(1) if not _is_there(self.source.url, level))
         return 1 if self.image is None else len(ome.levels(self.image))
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """The axes of a zarr array or image, as they are stored, and Neuroglancer's names for them."""
+        assert self.node is not None
+        if (image := self.image) is not None:
+            dims = recognise(ome.axis_names(image), len(image["axes"]), self.source.url)
+            names = [axis["name"] + "'" * (axis.get("type") == "channel") for axis in image["axes"]]
+            return dict(zip(dims, names, strict=True))
+        dims = describe_zarr(self.node)[0].stored
+        second = self.source.format == "zarr2"
+        given = self.node.attributes.get("_ARRAY_DIMENSIONS") if second else self.node.meta.get("dimension_names")
+        names = given or [None] * len(dims)
+        return {d: n or f"{'d' if second else 'dim_'}{i}" for i, (d, n) in enumerate(zip(dims, names, strict=True))}
 
 
 def stored(url: str | os.PathLike[str]) -> Stored:
