@@ -291,3 +291,28 @@ def test_a_turned_block_is_not_stored(tmp_path: Path) -> None:
     ci.save(lazy, tmp_path / "right.zarr", chunks=(32, 64, 64), progress=False)
     with pytest.raises(ChunkinferError, match=r"declares the shape \(32, 256, 256\), and has \(256, 256, 32\)"):
         ci.save(turned, tmp_path / "turned.zarr", chunks=(32, 64, 64), progress=False)
+
+
+class Foreign:
+    """An array that numpy's functions refuse, and that can only be converted."""
+
+    def __init__(self, values: Any) -> None:
+        self.values, self.shape, self.dtype, self.ndim = values, values.shape, values.dtype, values.ndim
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.asarray(self.values, dtype)
+
+    def __getitem__(self, key: Any) -> Foreign:
+        return Foreign(self.values[key])
+
+    def __array_function__(self, *_: Any) -> Any:
+        return NotImplemented
+
+    def __array_ufunc__(self, *_: Any, **__: Any) -> Any:
+        return NotImplemented
+
+
+def test_an_array_that_only_converts_is_read() -> None:
+    values = np.random.default_rng(0).random((8, 12, 12), np.float32)
+    net = nn.Conv3d(1, 1, 3, padding=1).eval()
+    np.testing.assert_array_equal(ci.infer(Foreign(values), net).compute(), ci.infer(values, net).compute())

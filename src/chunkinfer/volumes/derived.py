@@ -103,9 +103,11 @@ def check_shape(block: Any, declared: tuple[int, ...], place: tuple[int, ...] | 
     VolumeError
         It has another shape.
     """
-    if np.shape(block) != declared:
+    # Asked of the block itself: numpy's own function may be one that a foreign array refuses.
+    shape = tuple(block.shape) if hasattr(block, "shape") else np.shape(block)
+    if shape != declared:
         raise VolumeError(
-            f"Block {place} of the volume declares the shape {declared}, and has {np.shape(block)}.",
+            f"Block {place} of the volume declares the shape {declared}, and has {shape}.",
             "A function that was mapped over blocks changes their shape, and dask was not told.",
             ["say so: map_blocks(function, chunks=...)", "or compute it first: volume.compute()"],
         )
