@@ -111,7 +111,7 @@ def test_what_needs_no_device_runs_on_every_worker(
     ci.save(volume, output, chunks=(16, 16, 16), progress=False, client=gpu_client)
     copied = counted()
     assert sum(copied.values()) == 32
-    assert min(copied.values()) >= 4, copied
+    assert min(copied.values()) > 0, copied  # 0 before; how many is up to the scheduler
     ci.pyramid(output, levels=1, progress=False, client=gpu_client)
     made = {gpu: n - copied[gpu] for gpu, n in counted().items()}
     assert min(made.values()) > 0, made
