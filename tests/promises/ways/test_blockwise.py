@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 import chunkinfer as ci
-import chunkinfer.api.save
+import chunkinfer.runs.session
 from chunkinfer.errors import ChunkinferError
 from chunkinfer.networks.model import Model, open_model
 from chunkinfer.runs.events import BLOCK_DONE, Events
@@ -96,7 +96,7 @@ def test_lines_about_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pass
     assert not list(followed(held.value, save, {}, NAMES))
     assert commanded(held.value) == [f"status {files.url}"]
-    monkeypatch.setattr(chunkinfer.api.save, "Lease", partial(Lease, every=0.1))
+    monkeypatch.setattr(chunkinfer.runs.session, "Lease", partial(Lease, every=0.1))
 
     def taken(event: Any) -> None:
         if event.kind == BLOCK_DONE and files.read(LEASE) != theirs:
