@@ -20,7 +20,7 @@ def test_it_holds_the_keys_used_last(most: int, keys: list[int]) -> None:
             return -key
 
         before = len(made)
-        assert table.made(key, make) == -key
+        assert table.get_or_make(key, make) == -key
         assert len(made) - before == (not held)
         used = [k for k in used if k != key] + [key]
         assert list(table) == used[-most:]
@@ -29,5 +29,5 @@ def test_it_holds_the_keys_used_last(most: int, keys: list[int]) -> None:
 def test_what_cannot_be_made_is_not_kept() -> None:
     table = Lru[str, int]()
     with pytest.raises(ZeroDivisionError):
-        table.made("a", lambda: 1 // 0)
-    assert table.made("a", lambda: 1) == 1
+        table.get_or_make("a", lambda: 1 // 0)
+    assert table.get_or_make("a", lambda: 1) == 1

@@ -207,7 +207,7 @@ class Model:
     def _opened(self, device: str, load: Callable[[str], Any]) -> Any:
         """What a file holds, opened once per process."""
         with _lock:
-            return _open.made((self.network_digest, device), lambda: load(self.file()))
+            return _open.get_or_make((self.network_digest, device), lambda: load(self.file()))
 
     def compute_dtype(self) -> str:
         """float32, or float64 for a network in double precision."""

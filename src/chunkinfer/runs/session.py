@@ -44,11 +44,11 @@ class Session:
     """The folder that is written."""
     where: Where
     lease: Lease
-    """On the folder."""
+    """Says that nobody else writes the folder."""
     reports: dict[str, RunReport] = field(default_factory=dict)
     """How each pass went, by its name."""
     marks: list[Overwriting] = field(default_factory=list)
-    """Of calls that overwrite what was there, until they end."""
+    """Calls that overwrite what was there, until they end."""
 
     def overwrite(self, name: str, call: Any, clear: Callable[[], None]) -> bool:
         """Delete what is there, unless this same call began it.
@@ -56,7 +56,7 @@ class Session:
         Parameters
         ----------
         name
-            Of the kind of run.
+            Kind of run.
         call
             What tells this call from others, as JSON.
         clear
@@ -92,7 +92,7 @@ class Session:
         Parameters
         ----------
         name
-            Of the pass, unique in the folder; its ledger lies in ``.chunkinfer/NAME``.
+            Name of the pass, unique in the folder; its ledger lies in ``.chunkinfer/NAME``.
         grid
             The blocks.
         step

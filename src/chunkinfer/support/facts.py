@@ -103,17 +103,14 @@ class NetworkFacts:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a ledger."""
-        said = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "other"}
-        lists = {name: list(value) for name, value in said.items() if isinstance(value, tuple)}
-        return {**said, **lists, "source": self.source.to_json(), "model": self.model.to_json(), **self.other}
+        return {**plain(self), "source": self.source.to_json(), "model": self.model.to_json(), **self.other}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Self:
         """The facts that a ledger holds."""
         known, other = split(cls, said)
-        tuples = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
         parts = {"source": SourceFacts.from_json(said["source"]), "model": ModelFacts(**said["model"])}
-        return cls(**{**known, **tuples, **parts, "other": other})
+        return cls(**{**known, **parts, "other": other})
 
     def fingerprint(self) -> dict[str, Any]:
         """Plain values that decide whether one run may go on where another ended."""
@@ -133,8 +130,14 @@ class NetworkFacts:
         }
 
 
+def plain(facts: Any) -> dict[str, Any]:
+    """The fields of a dataclass of facts as JSON takes them, but for ``other``, what another version wrote besides."""
+    said = {f.name: getattr(facts, f.name) for f in fields(facts) if f.name != "other"}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
+
+
 def split(kind: Any, said: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a dataclass has a field for, and the rest."""
+    """The fields that a dataclass of facts has, lists as tuples; and the rest."""
     names = {f.name for f in fields(kind)} - {"other"}
-    known = {name: value for name, value in said.items() if name in names}
+    known = {name: tuple(v) if isinstance(v, list) else v for name, v in said.items() if name in names}
     return known, {name: value for name, value in said.items() if name not in names}

@@ -25,7 +25,7 @@ class Lru(OrderedDict[K, V]):
         super().__init__()
         self.most = most
 
-    def made(self, key: K, make: Callable[[], V]) -> V:
+    def get_or_make(self, key: K, make: Callable[[], V]) -> V:
         """The value of a key, made where there is none."""
         if key not in self:
             self[key] = make()

@@ -65,7 +65,7 @@ class Payload:
         if not self._data:
             return _staying[self.key].open()
         with _lock:
-            return _open.made(self.key, lambda: cloudpickle.loads(self._data))
+            return _open.get_or_make(self.key, lambda: cloudpickle.loads(self._data))
 
     def staying(self) -> Payload:
         """The same for workers that are threads of this process: while it lives, only its key is pickled, so that a

@@ -98,9 +98,9 @@ def test_a_ledger_that_lacks_something_is_refused(tmp_path: Path) -> None:
     assert header is not None
     del header["destination"]["block"]
     ledger.begin(header)
-    with pytest.raises(DestinationError, match=r"lacks what a run writes: .*block"):
+    with pytest.raises(DestinationError, match=r"is not of this version: .*block"):
         ci.status(url)
-    with pytest.raises(DestinationError, match=r"lacks what a run writes: .*block"):
+    with pytest.raises(DestinationError, match=r"is not of this version: .*block"):
         ci.save(volume, url, progress=False)
     ci.save(volume, url, overwrite=True, progress=False)
     assert ci.status(url).done == ci.status(url).blocks

@@ -108,7 +108,9 @@ def _opened(model: Model, setup: Setup, engine: str) -> Run:
         held, table = model.module, _open
         if held is not None and (program is None or engine in READ_THE_MODULE):
             table = held.opened  # another module with this digest could be another one by now
-        return table.made((engine, model.digest, program, setup), lambda: _open_anew(model, setup, engine, program))
+        return table.get_or_make(
+            (engine, model.digest, program, setup), lambda: _open_anew(model, setup, engine, program)
+        )
 
 
 def _open_anew(model: Model, setup: Setup, name: str, program: str | None) -> Run:

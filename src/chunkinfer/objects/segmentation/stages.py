@@ -240,13 +240,17 @@ class Sizes:
         return {"label": label.astype(np.uint64), "size": size}
 
 
-def _sizes(labels: Any, url: Any, **how: Unpack[Passing]) -> tuple[Labels, NDArray[np.int64]]:
+def _sizes(
+    labels: Any,
+    url: Any,
+    overwrite: bool = False,
+    client: Any = None,
+    progress: bool | None = None,
+    events: Sequence[Subscriber] = (),
+) -> tuple[Labels, NDArray[np.int64]]:
     """All labels but 0, ascending, and their voxels."""
     found = _labels(labels)
-    if unknown := how.keys() - Passing.__annotations__.keys():
-        raise TypeError(f"no argument {min(unknown)!r}; there are {', '.join(Passing.__annotations__)}")
-    where = Where(how.get("client"), how.get("progress"), how.get("events", ()))
-    with passes_in(url, found, {}, how.get("overwrite", False), where) as passes:
+    with passes_in(url, found, {}, overwrite, Where(client, progress, events)) as passes:
         grid = BlockGrid.regular(found.space_shape, block_of(found))
         tables: Tables = passes.over("sizes", grid, Sizes(found.origin), {"labels": source_of(found).identity()})
         parts = list(tables)

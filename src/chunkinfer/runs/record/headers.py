@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from math import ceil
 from typing import Any, Self
 
 from chunkinfer.errors import DestinationError
 from chunkinfer.geometry.boxes import BlockGrid
 from chunkinfer.runs.record.ledger import Ledger
-from chunkinfer.support.facts import NetworkFacts, SourceFacts, split
+from chunkinfer.support.facts import NetworkFacts, SourceFacts, plain, split
 
 FOLLOWING = ("computation", "programs")
 """Facts that follow from settings and networks: beside other differences they tell nothing new."""
@@ -62,17 +62,14 @@ class OutputFacts:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a ledger."""
-        said = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "other"}
-        lists = {name: list(value) for name, value in said.items() if isinstance(value, tuple)}
-        return {**said, **lists, "pyramid": None if self.pyramid is None else vars(self.pyramid), **self.other}
+        return {**plain(self), "pyramid": None if self.pyramid is None else asdict(self.pyramid), **self.other}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Self:
         """The facts that a ledger holds."""
         known, other = split(cls, said)
-        tuples = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
         levels = None if (made := said.get("pyramid")) is None else LevelFacts(**made)
-        return cls(**{**known, **tuples, "pyramid": levels, "other": other})
+        return cls(**{**known, "pyramid": levels, "other": other})
 
     def fingerprint(self) -> dict[str, Any]:
         """Plain values that decide whether one run may go on where another ended; counts follow from blocks."""
@@ -136,7 +133,7 @@ class RunHeader:
         except (KeyError, TypeError) as error:
             url = ledger.files.url
             raise DestinationError(
-                f"The ledger of {url} lacks what a run writes: {error}.",
+                f"The ledger of {url} is not of this version: {error}.",
                 "Another version of chunkinfer wrote it, or somebody edited it.",
                 ["start anew: save(array, url, overwrite=True)", f"delete the output: chunkinfer.delete({url!r})"],
             ) from error

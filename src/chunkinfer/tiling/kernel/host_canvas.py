@@ -82,7 +82,7 @@ class HostCanvas:
     Parameters
     ----------
     task
-        Of a job in float32. Where patches of it do not run, voxels of no patch hold zeros.
+        The block, of a job in float32. Where patches of it do not run, voxels of no patch hold zeros.
     """
 
     def __init__(self, task: BlockTask) -> None:

@@ -105,7 +105,7 @@ def check_precision(
         What else the result depends on; equal calls in one process are made once.
     """
     key = (known_as, precision, str(job.output.describe()))
-    return _known.made(key, lambda: _compare(job, precision, reference, opened, read))
+    return _known.get_or_make(key, lambda: _compare(job, precision, reference, opened, read))
 
 
 def _compare(

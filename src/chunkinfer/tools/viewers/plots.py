@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 from chunkinfer.errors import VolumeError
 from chunkinfer.support.drawing import ACCENT, DPI, FAINT, GAP, INK, scale_bar
 from chunkinfer.support.picture import check_name, require_matplotlib
-
-if TYPE_CHECKING:
-    pass
 
 PANEL, LEFT, RIGHT = 3.2, 0.34, 0.12
 """Width of a panel, and of the margins, in inches."""
